@@ -1,0 +1,1 @@
+"""Experiments: one file each, and the generators of the bundled model and task."""

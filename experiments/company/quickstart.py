@@ -1,0 +1,49 @@
+"""The main job on the embedded default: internalise the company's prompt, and show what it saved.
+
+    python -m experiments.company.quickstart --workdir=runs/quickstart
+
+Prints one table (the base with and without its prompt, three ways to train, and ours) and writes an
+HTML report. Run it again after an interruption and it goes on where it was.
+"""
+
+import time
+from pathlib import Path
+
+from absl import flags
+
+from pintern import cli
+
+WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.")
+REQUESTS = flags.DEFINE_integer("requests", 40, "Requests timed per arm, one at a time.")
+USD_PER_HOUR = flags.DEFINE_float("usd_per_hour", 0.10, "Price of this machine, for break-even.")
+
+
+def main(_: list[str]) -> None:
+    """Runs all arms and prints the table."""
+    from experiments.company.arms import CACHED, FULL, OURS, company_arms
+    from pintern.arms import run_arms, summary_of, time_arms, write_report
+    from pintern.report.accounting import PriceList
+    from pintern.report.table import print_table, render_table
+
+    began = time.monotonic()
+    workdir = Path(WORKDIR.value)
+    measured = run_arms(company_arms(SEED.value), workdir)
+    summary = summary_of(
+        measured,
+        time_arms(measured, requests=REQUESTS.value),
+        full=FULL,
+        cached=CACHED,
+        ours=OURS,
+        prices=PriceList(),
+        usd_per_hour=USD_PER_HOUR.value,
+    )
+    command = f"python -m experiments.company.quickstart --seed={SEED.value}"
+    page = write_report(workdir, measured, summary, ours=OURS, command=command)
+    (page.parent / "table.md").write_text(render_table(summary, markdown=True) + "\n")
+    print_table(summary)
+    print(f"Took {time.monotonic() - began:.0f} s. Report: {page}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,196 @@
+"""The company task: a labelled pool, an unlabelled log and a test set of two slices.
+
+*seen* questions draw on what labelled pairs show; an *unseen* one needs at least one column,
+state, metric, rule or table that no labelled pair draws on, so that the prompt alone tells of it.
+"""
+
+import json
+import random
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.company.database import Rows, RowValues, fill, make_rows, write_database
+from experiments.company.schema import COMPANY, draws_on, held_out
+from experiments.nano.questions import Question, random_question
+from experiments.nano.schema import render_template
+from pintern.errors import UserError
+
+TRAIN, LOG, SLICE = 400, 1500, 100
+CANDIDATES = 12
+# Listings differ by little more than their column, so there are few; groupings not many more.
+KINDS = ("filter", "count", "aggregate", "top", "join") * 3 + ("group", "group", "list")
+
+Fits = Callable[[Question], bool]
+
+
+class Task(NamedTuple):
+    """What the company's files hold.
+
+    Attributes:
+      template: the recurring prompt.
+      rows: the database.
+      train: labelled pairs.
+      log: questions whose SQL is not given away.
+      seen: test questions that draw only on what `train` shows.
+      unseen: test questions that draw on something held out.
+    """
+
+    template: str
+    rows: Rows
+    train: list[Question]
+    log: list[Question]
+    seen: list[Question]
+    unseen: list[Question]
+
+
+def conditions(sql: str) -> list[str]:
+    """The conditions of a query's WHERE clause."""
+    clause = sql.partition(" WHERE ")[2].partition(" GROUP BY ")[0].partition(" ORDER BY ")[0]
+    return clause.split(" AND ") if clause else []
+
+
+def is_telling(question: Question, database: sqlite3.Connection) -> bool:
+    """Whether the answer is neither empty nor NULL nor 0, nor a value that the query itself names.
+
+    "The city of customers whose city is Oslo" would be answered by Oslo.
+    """
+    rows = database.execute(question.sql).fetchall()
+    selected = question.sql.split()[1]
+    named = any(c.startswith(f"{selected} = ") for c in conditions(question.sql))
+    return bool(rows) and rows != [(0,)] and not named and all(None not in row for row in rows)
+
+
+def needs_every_condition(question: Question, database: sqlite3.Connection) -> bool:
+    """Whether leaving out any one condition changes the answer.
+
+    A house rule beside a state of the same column is spared: `zer = 82` implies `zer <> 47`.
+    """
+    found = conditions(question.sql)
+    columns = [condition.split()[0] for condition in found]
+    answer = sorted(database.execute(question.sql).fetchall())
+    for i, condition in enumerate(found):
+        if " <> " in condition and columns.count(columns[i]) > 1:
+            continue
+        rest = found[:i] + found[i + 1 :]
+        clause = f" WHERE {' AND '.join(rest)}" if rest else ""
+        shorter = question.sql.replace(f" WHERE {' AND '.join(found)}", clause)
+        if sorted(database.execute(shorter).fetchall()) == answer:
+            return False
+    return True
+
+
+class _Pools:
+    """Draws the pools one after another; a query text that one has is not drawn again."""
+
+    def __init__(self, rows: Rows, rng: random.Random):
+        self.rng, self.values = rng, RowValues(rows)
+        self.database = sqlite3.connect(":memory:")
+        fill(self.database, rows)
+        self.taken: dict[str, str] = {}  # query text to SQL
+
+    def draw(self, kinds: tuple[str, ...], fits: Fits) -> Question:
+        """A question that fits and whose text is new, of a kind drawn anew at each try."""
+        while True:
+            kind = self.rng.choice(kinds)
+            question = random_question(COMPANY, self.rng, kind=kind, values=self.values)
+            fitting = question.kind == kind and question.query not in self.taken
+            if fitting and fits(question) and is_telling(question, self.database):
+                return question
+
+    def balanced(
+        self, count: int, fits: Fits, things: Callable[[Question], frozenset[str]] = draws_on
+    ) -> list[Question]:
+        """Questions of each kind in turn, that use all `things` about equally often.
+
+        Of several candidates, the one is taken that has the thing used least so far.
+        """
+        used: Counter[str] = Counter()
+        taken = []
+        for i in range(count):
+            kinds = (KINDS[i % len(KINDS)],)
+            candidates = [self.draw(kinds, fits) for _ in range(CANDIDATES)]
+            best = min(candidates, key=lambda q: min(used[thing] for thing in things(q)))
+            used.update(things(best))
+            self.taken[best.query] = best.sql
+            taken.append(best)
+        return taken
+
+    def test(self, things: Callable[[Question], frozenset[str]], fits: Fits) -> list[Question]:
+        """One slice: as `balanced`, but with no condition idle and no SQL twice."""
+
+        def testable(question: Question) -> bool:
+            new = fits(question) and question.sql not in self.taken.values()
+            return new and needs_every_condition(question, self.database)
+
+        return self.balanced(SLICE, testable, things)
+
+    def log(self, count: int) -> list[Question]:
+        """Questions about everything, as they come."""
+        taken = []
+        for _ in range(count):
+            question = self.draw(KINDS, lambda _: True)
+            self.taken[question.query] = question.sql
+            taken.append(question)
+        return taken
+
+
+def make_task(seed: int) -> Task:
+    """Draws rows and questions; no query text occurs twice, and no test SQL in a labelled pair.
+
+    Args:
+      seed: the same seed gives the same task.
+    """
+    rows = make_rows(seed)
+    pools = _Pools(rows, random.Random(seed + 1))
+    hidden = held_out()
+
+    def is_open(question: Question) -> bool:
+        return not draws_on(question) & hidden
+
+    seen = pools.test(draws_on, is_open)
+    asked = {question.sql for question in seen}
+    train = pools.balanced(TRAIN, lambda q: is_open(q) and q.sql not in asked)
+    shown = frozenset().union(*(draws_on(question) for question in train))
+    unseen = pools.test(lambda q: draws_on(q) - shown, lambda q: bool(draws_on(q) & hidden))
+    return Task(render_template(COMPANY), rows, train, pools.log(LOG), seen, unseen)
+
+
+def records(task: Task) -> dict[str, list[dict[str, str]]]:
+    """The lines of train.jsonl, log.jsonl and test.jsonl."""
+
+    def pair(name: str, i: int, question: Question, part: str) -> dict[str, str]:
+        return {
+            "id": f"{name}-{i:04d}",
+            "query": question.query,
+            "completion": question.sql,
+            "slice": part,
+        }
+
+    parts = [(q, "seen") for q in task.seen] + [(q, "unseen") for q in task.unseen]
+    return {
+        "train.jsonl": [pair("train", i, q, "seen") for i, q in enumerate(task.train)],
+        "log.jsonl": [{"id": f"log-{i:04d}", "query": q.query} for i, q in enumerate(task.log)],
+        "test.jsonl": [pair("test", i, q, part) for i, (q, part) in enumerate(parts)],
+    }
+
+
+def write_task(task: Task, directory: Path) -> None:
+    """Writes template.txt, train.jsonl, log.jsonl, test.jsonl and company.sqlite.
+
+    Raises:
+      UserError: `directory` can't be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UserError(
+            f"--out={directory} is not a directory.", "Name a new or existing directory."
+        ) from error
+    (directory / "template.txt").write_text(task.template, encoding="utf-8")
+    for name, lines in records(task).items():
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (directory / name).write_text(text, encoding="utf-8")
+    write_database(directory / "company.sqlite", task.rows)

@@ -1,0 +1,1 @@
+"""The bundled base model: generated text-to-SQL episodes, tokenizer, pre-training."""

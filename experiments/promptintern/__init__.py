@@ -1,0 +1,1 @@
+"""Configs of PromptIntern (2407.02211) on several tasks."""

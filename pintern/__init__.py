@@ -1,0 +1,4 @@
+"""pintern moves a recurring prompt into a causal language model's adapter.
+
+Entry points: `python -m pintern.train`, `pintern.evaluate`, `pintern.curriculum`.
+"""

@@ -1,0 +1,125 @@
+"""Puts together what a config names: checkpoint, tokenizer, task and prompts.
+
+Entry points call it; nothing else does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from pintern.adapters.adapter import Adapter, init_lora, lora_scale
+from pintern.adapters.soft_prompt import init_soft_prompt
+from pintern.errors import UserError
+from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
+from pintern.models.surprisal import surprisal_of
+from pintern.prompts.pipeline import Prompts, prepare_prompts
+from pintern.prompts.tokens import PieceTokenizer
+from pintern.tasks import load_task
+
+BUNDLED = Path(__file__).parent / "assets" / "nano"
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """What a run works with.
+
+    Attributes:
+      config: the checked config.
+      checkpoint: the frozen base.
+      tokenizer: the base's.
+      prompts: task, ladder, curriculum, retrieval.
+    """
+
+    config: ConfigDict
+    checkpoint: Checkpoint
+    tokenizer: PieceTokenizer
+    prompts: Prompts
+
+
+def model_directory(path: str) -> Path:
+    """`nano` is the bundled model; anything else is a directory."""
+    return BUNDLED if path == "nano" else Path(path)
+
+
+def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
+    """Loads the base and its tokenizer, and checks that they fit."""
+    directory = model_directory(config.model.path)
+    auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    dtype = auto if config.model.dtype == "auto" else jnp.dtype(config.model.dtype)
+    if config.model.random_init:
+        checkpoint = init_model(directory, seed=config.seed, dtype=dtype, remat=config.model.remat)
+    else:
+        checkpoint = load_model(directory, dtype=dtype, remat=config.model.remat)
+    tokenizer = PieceTokenizer.load(directory)
+    check_tokenizer(tokenizer.size, checkpoint.config)
+    return checkpoint, tokenizer
+
+
+def assemble(config: ConfigDict, *, prompts_directory: Path | None = None) -> Parts:
+    """Loads base and task, and prepares the prompts."""
+    checkpoint, tokenizer = load_base(config)
+    prompts = prepare_prompts(
+        config,
+        load_task(config),
+        tokenizer,
+        surprisal_of(checkpoint.decoder, tokenizer.bos),
+        directory=prompts_directory,
+    )
+    return Parts(config, checkpoint, tokenizer, prompts)
+
+
+def new_adapter(parts: Parts) -> Adapter:
+    """A fresh adapter: LoRA's B is zero, so that it starts as the base model."""
+    fields = parts.config.adapter
+    decoder = parts.checkpoint.decoder
+    lora_key, soft_key = jax.random.split(jax.random.key(parts.config.seed))
+    lora = {}
+    if fields.targets:
+        lora = init_lora(
+            lora_key,
+            decoder.linear_modules(),
+            decoder.config.num_layers,
+            targets=tuple(fields.targets),
+            rank=fields.rank,
+        )
+    soft_prompt = None
+    if fields.soft_prompt:
+        soft_prompt = init_soft_prompt(
+            soft_key,
+            fields.soft_prompt,
+            init=fields.soft_prompt_init,
+            embedding=decoder.embedding[...],
+            text_ids=parts.tokenizer.encode(fields.soft_prompt_text) or None,
+            path=Path(fields.soft_prompt_file) if fields.soft_prompt_file else None,
+        )
+    scale = lora_scale(fields.alpha, fields.rank, rank_stabilised=fields.rank_stabilised)
+    return Adapter(lora, soft_prompt, scale=scale, dropout=fields.dropout)
+
+
+def check_context(parts: Parts, prefix: int, row: int, name: str) -> None:
+    """Refuses a prompt that is longer than the model's context.
+
+    Args:
+      parts: whose model.
+      prefix: tokens of soft prompt, BOS and template.
+      row: tokens of the longest row, new tokens included.
+      name: which example and where, for the message.
+    """
+    limit = parts.checkpoint.config.max_positions
+    if prefix + row > limit:
+        raise UserError(
+            f"{name} is {prefix + row} tokens long ({prefix} of prefix, {row} of row); the model's "
+            f"context is {limit}.",
+            "Use fewer shots, a lower keep rate, a shorter template, or drop the example.",
+        )
+
+
+def split_decoder(checkpoint: Checkpoint) -> tuple[nnx.GraphDef, nnx.State]:
+    """The decoder as a static graph and its parameters, for pure functions."""
+    return nnx.split(checkpoint.decoder)

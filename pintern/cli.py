@@ -1,0 +1,71 @@
+"""How every entry point starts: flags in, one clear message out when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import app, flags
+
+from pintern.errors import EXIT_CODE, UserError, report_user_errors
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+
+def define_config() -> None:
+    """Defines `--config`: an experiment file, with `--config.<field>=` to override."""
+    from ml_collections import config_flags
+
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "Experiment file with get_config(); override single fields with --config.<field>=<value>.",
+    )
+
+
+def config_from_flags() -> ConfigDict:
+    """The checked config that the flags name; the default one without `--config`."""
+    from pintern.config import default_config, validate
+
+    return validate(flags.FLAGS.config or default_config())
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses flags; what is wrong with them is told without a traceback."""
+    for argument in argv[1:]:
+        if argument.startswith("--config="):
+            path = Path(argument.removeprefix("--config=").split(":")[0])
+            if not path.is_file():
+                _fail(f"--config={path}: there is no such file.")
+    try:
+        rest = flags.FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+        message = str(error.args[0] if error.args else error).strip().splitlines()[0]
+        _fail(f"{message} (see --help)")
+    except UserError as error:
+        _fail(str(error))
+    except SyntaxError as error:
+        _fail(f"{error.filename}, line {error.lineno}: {error.msg}.")
+    if len(rest) > 1:
+        _fail(f"unexpected argument {rest[1]!r}; every option is --name=value (see --help).")
+    return rest
+
+
+def _fail(message: str) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(EXIT_CODE)
+
+
+def run(main: Callable[[list[str]], None]) -> None:
+    """Runs an entry point."""
+    app.run(
+        report_user_errors(main),
+        flags_parser=lambda argv: (
+            app.parse_flags_with_usage(argv)
+            if any(a in ("--help", "-h", "--helpfull", "--helpshort", "-?") for a in argv)
+            else _parse(argv)
+        ),
+    )

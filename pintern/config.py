@@ -1,0 +1,246 @@
+"""The configuration of a run: every field, its default, and what values it takes.
+
+An experiment is a file with a `get_config()` that starts from `default_config()` and changes what
+it is about; `--config.<field>=<value>` overrides single fields on the command line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pintern.errors import UserError
+
+
+def default_config() -> ConfigDict:
+    """PromptIntern on the company task with the bundled model."""
+    config = ConfigDict()
+    config.name = "promptintern"  # shown in tables
+    config.seed = 0  # of every random choice
+
+    config.model = ConfigDict()
+    config.model.path = "nano"  # a checkpoint directory, or `nano`, the bundled model
+    config.model.random_init = False  # weights drawn from the seed, shapes from config.json
+    config.model.dtype = "auto"  # auto (float32 on CPU, else bfloat16), float32 or bfloat16
+    config.model.remat = False  # recompute activations in the backward pass: less memory
+
+    config.task = ConfigDict()
+    config.task.kind = "company"  # company, files or nl2bash
+    config.task.data = ""  # nl2bash: folder with all.nl and all.cm
+    config.task.template = ""  # files: text file with the recurring prompt
+    config.task.train = ""  # files: JSONL of {"query", "completion"}
+    config.task.test = ""  # files: the same; empty splits off a fifth of `train`
+    config.task.unlabelled = ""  # files: JSONL of {"query"}, for distillation; may be empty
+    config.task.metric = "exact"  # files: exact, bleu or sql
+    config.task.database = ""  # files: SQLite file, for the metric sql
+    config.task.query_format = "Question: {query}\nAnswer:"  # files
+    config.task.completion_format = " {completion}"  # files
+    config.task.example_end = "\n"  # files: between an example and what follows
+    config.task.max_train = 0  # use at most so many labelled pairs; 0 is all
+    config.task.max_test = 0  # likewise
+
+    config.prompt = ConfigDict()
+    config.prompt.compressor = "self_information"  # self_information or truncation
+    config.prompt.ladder = ""  # folder with a hand-written template-<rate>.txt for each level
+    config.prompt.retriever = "bm25"  # bm25 or random
+    config.prompt.max_shots = 2  # K, retrieved examples at the fullest level
+
+    config.curriculum = ConfigDict()
+    config.curriculum.schedule = "linear"  # see `python -m pintern.curriculum --help`
+    config.curriculum.unit = "stages"  # stages or steps
+    config.curriculum.stages = 4  # T, levels from the full prompt to the query alone
+    config.curriculum.keep_rates = ()  # explicit: τ of each level
+    config.curriculum.shots = ()  # explicit: examples of each level
+    config.curriculum.final_share = 0.0  # share of steps on the query alone; 0 is an equal share
+    config.curriculum.epsilon = 2.0  # adaptive: points the next level may lag behind
+    config.curriculum.patience = 50  # adaptive: steps between two looks
+    config.curriculum.probe = 48  # adaptive: labelled pairs scored at each look
+
+    config.adapter = ConfigDict()
+    config.adapter.targets = ("all",)  # patterns over linear modules; () is no LoRA
+    config.adapter.rank = 16
+    config.adapter.alpha = 32.0
+    config.adapter.dropout = 0.0
+    config.adapter.rank_stabilised = False  # α/√r in place of α/r
+    config.adapter.soft_prompt = 0  # learned vectors at the head of the prefix
+    config.adapter.soft_prompt_init = "vocabulary"  # uniform, vocabulary, text or file
+    config.adapter.soft_prompt_text = ""  # for text
+    config.adapter.soft_prompt_file = ""  # for file
+
+    config.train = ConfigDict()
+    config.train.steps = 400  # optimizer steps
+    config.train.batch_rows = 16  # rows per optimizer step, all behind one shared prefix
+    config.train.accumulate = 1  # micro-batches per optimizer step
+    config.train.learning_rate = 2e-3
+    config.train.warmup = 0.1  # share of steps
+    config.train.decay = "cosine"  # cosine, linear or constant
+    config.train.final_rate = 0.0  # share of the peak rate at the end
+    config.train.weight_decay = 0.0
+    config.train.clip = 1.0  # global gradient norm
+    config.train.log_every = 10  # steps
+
+    config.distill = ConfigDict()
+    config.distill.weight = 0.0  # λ of KL to the same base, adapter off, full prompt on
+    config.distill.shots = 2  # examples in the teacher's prompt
+    config.distill.temperature = 1.0
+    config.distill.unlabelled = 0  # queries of the log the teacher answers, mixed into the rows
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 100  # steps
+    config.checkpoint.keep = 2
+
+    config.eval = ConfigDict()
+    config.eval.keep_rate = 0.0  # τ of the template at inference
+    config.eval.shots = 0  # retrieved examples at inference
+    config.eval.max_new_tokens = 64
+    config.eval.batch_rows = 64
+    config.eval.temperature = 0.0  # 0 is greedy
+    return config
+
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "task.kind": ("company", "files", "nl2bash"),
+    "task.metric": ("exact", "bleu", "sql"),
+    "prompt.compressor": ("self_information", "truncation"),
+    "prompt.retriever": ("bm25", "random"),
+    "adapter.soft_prompt_init": ("uniform", "vocabulary", "text", "file"),
+    "train.decay": ("cosine", "linear", "constant"),
+}
+_SHARE = ("between 0 and 1", lambda x: 0 <= x <= 1)
+_POSITIVE = ("above 0", lambda x: x > 0)
+_NOT_NEGATIVE = ("0 or more", lambda x: x >= 0)
+_RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "seed": _NOT_NEGATIVE,
+    "prompt.max_shots": _NOT_NEGATIVE,
+    "curriculum.probe": _POSITIVE,
+    "curriculum.patience": _POSITIVE,
+    "adapter.rank": _POSITIVE,
+    "adapter.dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
+    "adapter.soft_prompt": _NOT_NEGATIVE,
+    "train.steps": _POSITIVE,
+    "train.batch_rows": _POSITIVE,
+    "train.accumulate": _POSITIVE,
+    "train.learning_rate": _POSITIVE,
+    "train.warmup": _SHARE,
+    "train.final_rate": _SHARE,
+    "train.weight_decay": _NOT_NEGATIVE,
+    "train.clip": _POSITIVE,
+    "train.log_every": _POSITIVE,
+    "distill.weight": _NOT_NEGATIVE,
+    "distill.shots": _NOT_NEGATIVE,
+    "distill.temperature": _POSITIVE,
+    "distill.unlabelled": _NOT_NEGATIVE,
+    "checkpoint.every": _POSITIVE,
+    "checkpoint.keep": _POSITIVE,
+    "eval.keep_rate": _SHARE,
+    "eval.shots": _NOT_NEGATIVE,
+    "eval.max_new_tokens": _POSITIVE,
+    "eval.batch_rows": _POSITIVE,
+    "eval.temperature": _NOT_NEGATIVE,
+}
+
+
+def validate(config: ConfigDict) -> ConfigDict:
+    """Checks every field's name, type and range; returns the config.
+
+    Raises:
+      UserError: names the field, its value and what was expected.
+    """
+    _check_fields(config, default_config(), "")
+    for field, choices in _CHOICES.items():
+        value = _get(config, field)
+        if value not in choices:
+            raise UserError(f"config.{field} is {value!r}; it must be one of {', '.join(choices)}.")
+    for field, (wanted, holds) in _RANGES.items():
+        value = _get(config, field)
+        if not holds(value):
+            raise UserError(f"config.{field} is {value}; it must be {wanted}.")
+    if not config.adapter.targets and not config.adapter.soft_prompt:
+        raise UserError(
+            "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
+            "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt.",
+        )
+    if config.train.batch_rows % config.train.accumulate:
+        raise UserError(
+            f"config.train.batch_rows={config.train.batch_rows} is not a multiple of "
+            f"config.train.accumulate={config.train.accumulate}."
+        )
+    return config
+
+
+def _check_fields(config: ConfigDict, known: ConfigDict, path: str) -> None:
+    for name in config:
+        if name not in known:
+            raise UserError(
+                f"config.{path}{name} is not a field.",
+                f"There are: {', '.join(f'{path}{field}' for field in known)}.",
+            )
+    for name, default in known.items():
+        if name not in config:
+            raise UserError(f"config.{path}{name} is missing; start from default_config().")
+        value = config[name]
+        if isinstance(default, ConfigDict):
+            if not isinstance(value, ConfigDict):
+                raise UserError(f"config.{path}{name} is {value!r}; it is a group of fields.")
+            _check_fields(value, default, f"{path}{name}.")
+        elif not _same_type(value, default):
+            raise UserError(
+                f"config.{path}{name} is {value!r}; expected {type(default).__name__}, "
+                f"e.g. {default!r}."
+            )
+
+
+def _same_type(value: object, default: object) -> bool:
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    if isinstance(default, tuple):
+        return isinstance(value, tuple | list)
+    return isinstance(value, type(default))
+
+
+def _get(config: ConfigDict, path: str) -> Any:
+    for name in path.split("."):
+        config = config[name]
+    return config
+
+
+def to_json(config: ConfigDict) -> str:
+    """The config as it is written to a run's `config.json`."""
+    return json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def from_json(text: str) -> ConfigDict:
+    """Reads back what `to_json` wrote."""
+    return validate(ConfigDict(json.loads(text, object_hook=_tuples)))
+
+
+def _tuples(mapping: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()}
+
+
+def differences(old: ConfigDict, new: ConfigDict) -> list[str]:
+    """Fields that differ, as `train.steps: 400 → 800`."""
+    a, b = _flat(old.to_dict()), _flat(new.to_dict())
+    return [f"{k}: {a.get(k)!r} → {b.get(k)!r}" for k in sorted({*a, *b}) if a.get(k) != b.get(k)]
+
+
+def _flat(tree: dict[str, Any], path: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat.update(_flat(value, f"{path}{name}."))
+        else:
+            flat[path + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
+def fingerprint(config: ConfigDict) -> str:
+    """Twelve hex digits that change when any field does."""
+    return hashlib.sha256(to_json(config).encode()).hexdigest()[:12]

@@ -1,0 +1,246 @@
+"""The curriculum: how much of the prompt is in front of the query at each step.
+
+    python -m pintern.curriculum --config=experiments/promptintern/company.py
+
+prints the schedule as a table before anything runs.
+
+A schedule gives the share S of the prompt that is left, from 1 to 0. The template is kept at rate
+τ = S, and ⌊K·S⌋ of the K retrieved examples stay (PromptIntern, 2407.02211; the rule for K is
+SKIntern's, 2409.13183). Stage s of T has S at t = s/(T−1):
+
+    linear               1 − t
+    exponential          (e^(−a·t) − e^(−a)) / (1 − e^(−a)): falls fast, then slowly
+    inverse_exponential  1 − (e^(−a·(1−t)) − e^(−a)) / (1 − e^(−a)): slowly, then fast
+    cosine               (1 + cos πt) / 2
+    explicit             rates and shots as listed
+
+with a = 3. Over `stages` a run holds each level for an equal share of its steps; over `steps` S
+falls at every step and is rounded to the nearest of `stages` levels, so that the levels in the
+middle get their share of a continuous fall. `adaptive` walks the linear levels, and leaves one as
+soon as the score at the next level is within ε of the score at this one.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from pintern.errors import UserError
+
+_STEEPNESS = 3.0
+
+
+def _exponential(t: float) -> float:
+    floor = math.exp(-_STEEPNESS)
+    return (math.exp(-_STEEPNESS * t) - floor) / (1 - floor)
+
+
+SHAPES: dict[str, Callable[[float], float]] = {
+    "linear": lambda t: 1 - t,
+    "exponential": _exponential,
+    "inverse_exponential": lambda t: 1 - _exponential(1 - t),
+    "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
+}
+SCHEDULES = (*SHAPES, "explicit", "adaptive")
+UNITS = ("stages", "steps")
+
+
+class Level(NamedTuple):
+    """How much prompt stands in front of the query.
+
+    Attributes:
+      keep_rate: τ, tokens kept over tokens of the full template, 0 to 1.
+      shots: retrieved examples in front of the query.
+    """
+
+    keep_rate: float
+    shots: int
+
+
+class Stage(NamedTuple):
+    """A stretch of training at one level: steps `start` ≤ step < `stop`."""
+
+    level: Level
+    start: int
+    stop: int
+
+
+@dataclasses.dataclass(frozen=True)
+class AdaptiveState:
+    """Where an adaptive run is; part of every checkpoint.
+
+    Attributes:
+      stage: index into the levels.
+      since: step at which the stage began.
+    """
+
+    stage: int = 0
+    since: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Curriculum:
+    """A run's levels in order, and when each is trained.
+
+    Attributes:
+      levels: from the fullest prompt to the query alone.
+      stages: stretches of steps; an adaptive curriculum leaves a stage earlier than this says.
+      adaptive: stages end by score, not only by step.
+      epsilon: adaptive: score points that the next level may lag behind.
+      patience: adaptive: steps between two looks at the scores.
+    """
+
+    levels: tuple[Level, ...]
+    stages: tuple[Stage, ...]
+    adaptive: bool = False
+    epsilon: float = 2.0
+    patience: int = 50
+
+    def level_at(self, step: int, state: AdaptiveState | None = None) -> Level:
+        """Level of a step: a pure function of the step, or of an adaptive run's state."""
+        if self.adaptive:
+            return self.levels[(state or AdaptiveState()).stage]
+        for stage in self.stages:
+            if step < stage.stop:
+                return stage.level
+        return self.levels[-1]
+
+    def must_look(self, step: int, state: AdaptiveState) -> bool:
+        """Whether an adaptive run compares scores before this step."""
+        last = state.stage + 1 >= len(self.levels)
+        waited = step - state.since
+        return self.adaptive and not last and waited > 0 and waited % self.patience == 0
+
+    def advance(
+        self, step: int, state: AdaptiveState, score_here: float, score_next: float
+    ) -> AdaptiveState:
+        """Next stage if its score is within ε, or if this stage's longest stretch is over."""
+        overdue = step >= self.stages[state.stage].stop
+        if overdue or score_next >= score_here - self.epsilon:
+            return AdaptiveState(state.stage + 1, step)
+        return state
+
+
+def make_curriculum(
+    *,
+    schedule: str,
+    steps: int,
+    stages: int,
+    max_shots: int,
+    unit: str = "stages",
+    keep_rates: Sequence[float] = (),
+    shots: Sequence[int] = (),
+    final_share: float = 0.0,
+    epsilon: float = 2.0,
+    patience: int = 50,
+) -> Curriculum:
+    """Builds the curriculum that a config asks for.
+
+    Args:
+      schedule: one of `SCHEDULES`.
+      steps: optimizer steps of the run.
+      stages: number of levels T, at least 1; ignored by `explicit`. One stage is the query alone.
+      max_shots: K, examples at S = 1.
+      unit: `stages` (equal stretches) or `steps` (a continuous fall rounded to the levels).
+      keep_rates: τ of each level, for `explicit`.
+      shots: examples of each level, for `explicit`; empty means ⌊K·τ⌋.
+      final_share: share of all steps spent on the last level; 0 means an equal share.
+      epsilon: see `Curriculum`.
+      patience: see `Curriculum`.
+
+    Raises:
+      UserError: an unknown schedule or unit, a rate outside [0, 1], rates that rise, fewer steps
+        than levels, or lists of different lengths.
+    """
+    _check(schedule, SCHEDULES, "curriculum.schedule")
+    _check(unit, UNITS, "curriculum.unit")
+    if not 0 <= final_share < 1:
+        raise UserError(f"curriculum.final_share is {final_share}; it must be in [0, 1).")
+    if schedule == "explicit":
+        levels = _explicit_levels(keep_rates, shots, max_shots)
+    else:
+        if stages < 1:
+            raise UserError(f"curriculum.stages is {stages}; it must be at least 1.")
+        shape = SHAPES["linear" if schedule == "adaptive" else schedule]
+        shares = [shape(s / (stages - 1)) for s in range(stages)] if stages > 1 else [0.0]
+        # Rounding keeps 0.30000000000000004 out of file names, and ⌊K·S⌋ on the right side.
+        shares = [round(share, 6) for share in shares]
+        levels = tuple(Level(share, math.floor(max_shots * share)) for share in shares)
+    if steps < len(levels):
+        raise UserError(f"{steps} steps are too few for {len(levels)} levels of the curriculum.")
+    if unit == "steps" and schedule in SHAPES:
+        stretches = _continuous(levels, steps, SHAPES[schedule], final_share)
+    else:
+        stretches = _equal(levels, steps, final_share)
+    return Curriculum(levels, stretches, schedule == "adaptive", epsilon, patience)
+
+
+def _check(value: str, allowed: Sequence[str], field: str) -> None:
+    if value not in allowed:
+        raise UserError(f"{field} is {value!r}; it must be one of {', '.join(allowed)}.")
+
+
+def _explicit_levels(
+    keep_rates: Sequence[float], shots: Sequence[int], max_shots: int
+) -> tuple[Level, ...]:
+    if not keep_rates:
+        raise UserError(
+            "curriculum.keep_rates is empty; an explicit schedule lists τ of each level, e.g. "
+            "(1.0, 0.5, 0.0)."
+        )
+    if shots and len(shots) != len(keep_rates):
+        raise UserError(
+            f"curriculum.shots lists {len(shots)} levels and keep_rates {len(keep_rates)}; "
+            "give one of each per level, or leave shots empty."
+        )
+    for rate in keep_rates:
+        if not 0 <= rate <= 1:
+            raise UserError(f"curriculum.keep_rates holds {rate}; a rate lies in [0, 1].")
+    if any(b > a for a, b in itertools.pairwise(keep_rates)):
+        raise UserError(f"curriculum.keep_rates {tuple(keep_rates)} must not rise.")
+    shots = shots or [math.floor(max_shots * rate) for rate in keep_rates]
+    return tuple(Level(float(r), int(k)) for r, k in zip(keep_rates, shots, strict=True))
+
+
+def _equal(levels: Sequence[Level], steps: int, final_share: float) -> tuple[Stage, ...]:
+    n = len(levels)
+    if n == 1:
+        return (Stage(levels[0], 0, steps),)
+    before = round(steps * (1 - final_share)) if final_share else round(steps * (n - 1) / n)
+    before = min(max(before, n - 1), steps - 1)
+    edges = [round(before * i / (n - 1)) for i in range(n)] + [steps]
+    return tuple(Stage(level, edges[i], edges[i + 1]) for i, level in enumerate(levels))
+
+
+def _continuous(
+    levels: Sequence[Level], steps: int, shape: Callable[[float], float], final_share: float
+) -> tuple[Stage, ...]:
+    """S falls at each step; each step takes the level whose rate is nearest."""
+    falling = max(round(steps * (1 - final_share)) - 1, 1)
+    nearest = []
+    for step in range(steps):
+        share = shape(min(step / falling, 1.0))
+        distances = [abs(level.keep_rate - share) for level in levels]
+        nearest.append(distances.index(min(distances)))
+    stretches = []
+    for i, level in enumerate(levels):
+        if i in nearest:
+            start = nearest.index(i)
+            stretches.append(Stage(level, start, start + nearest.count(i)))
+    return tuple(stretches)
+
+
+def main(_: list[str]) -> None:
+    """Prints the schedule of a config."""
+    from pintern.assemble import assemble
+    from pintern.cli import config_from_flags
+
+    print(assemble(config_from_flags()).prompts.schedule_table())
+
+
+if __name__ == "__main__":
+    from pintern import cli
+
+    cli.define_config()
+    cli.run(main)

@@ -1,0 +1,60 @@
+"""Scores a run's checkpoint on the test set.
+
+    python -m pintern.evaluate --workdir=runs/first
+
+By default the prompt is what the config says for inference: the query alone. `--base` switches the
+adapter off, and `--keep_rate=1 --shots=2` puts the prompt back, so that in-context learning is
+measured by the same code. Predictions and scores go to eval/<step>/ in the run's folder.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from pintern import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; the latest by default.")
+BASE = flags.DEFINE_boolean("base", False, "Score the base model, adapter off.")
+KEEP_RATE = flags.DEFINE_float("keep_rate", None, "τ of the template; default: config.eval.")
+SHOTS = flags.DEFINE_integer("shots", None, "Retrieved examples; default: config.eval.")
+
+
+def main(_: list[str]) -> None:
+    """Scores the checkpoint that the flags name."""
+    workdir = Path(WORKDIR.value)
+    from pintern.training.workdir import read_config
+
+    config = read_config(workdir)
+    if KEEP_RATE.value is not None:
+        config.eval.keep_rate = KEEP_RATE.value
+    if SHOTS.value is not None:
+        config.eval.shots = SHOTS.value
+
+    from pintern.config import validate
+    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+    from pintern.progress import Progress
+    from pintern.training.restore import restore_run
+
+    validate(config)
+    parts, adapter, step = restore_run(workdir, config, STEP.value, base=BASE.value)
+    prompt = InferencePrompt(config.eval.keep_rate, config.eval.shots)
+    with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
+        found = evaluate(parts, adapter, prompt, progress=bar.advance)
+    name = "base" if BASE.value else str(step)
+    if prompt.keep_rate or prompt.shots:
+        name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
+    write_evaluation(workdir / "eval" / name, found, prompt)
+    low, high = found.interval
+    print(f"{found.scores.name} {found.scores.value:.1f} (95% {low:.1f}–{high:.1f}), {name}")
+    for slice_name, scores in found.slices.items():
+        print(f"  {slice_name}: {scores.value:.1f}")
+    print(
+        f"prompt tokens per request: {found.template + found.examples + found.query:.1f} "
+        f"(template {found.template:.0f}, examples {found.examples:.1f}, query {found.query:.1f})"
+    )
+    print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

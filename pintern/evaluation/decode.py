@@ -1,0 +1,199 @@
+"""Decoding behind a shared prefix: prefilled once, then rows of like length in batches.
+
+The loop over new tokens runs on the device and stops when every row has ended.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from pintern.adapters.adapter import Adapter
+from pintern.models.decoder import Cache, Decoder
+from pintern.models.shared_prefix import positions_of, prefill
+
+_MULTIPLE = 16
+
+
+class Sampling(NamedTuple):
+    """How the next token is chosen.
+
+    Attributes:
+      max_new_tokens: longest completion.
+      eos: id that ends a completion.
+      temperature: 0 takes the likeliest token.
+    """
+
+    max_new_tokens: int
+    eos: int
+    temperature: float = 0.0
+
+
+class Generator:
+    """Decodes rows behind one prefix.
+
+    Args:
+      graph: static part of the decoder.
+      base: the decoder's parameters.
+      adapter: LoRA pairs and soft prompt, or None for the base model.
+      prefix: token ids that every row stands behind; may be empty.
+      sampling: how to choose tokens.
+      cached: prefill the prefix once and keep it; False reads it again with every batch, as a
+        server without prefix caching does (for measurements).
+    """
+
+    def __init__(
+        self,
+        graph: nnx.GraphDef,
+        base: nnx.State,
+        adapter: Adapter | None,
+        prefix: Sequence[int],
+        sampling: Sampling,
+        *,
+        cached: bool = True,
+    ):
+        self._base, self._adapter = base, adapter
+        self._sampling = sampling
+        self._prefix = jnp.asarray(prefix, jnp.int32)[None]
+        self._read = functools.partial(_read_prefix, graph)
+        self._start = functools.partial(_start_rows, graph)
+        self._continue = functools.partial(_decode, graph, sampling)
+        self._prefilled = self._read(base, adapter, self._prefix) if cached else None
+
+    def __call__(
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        batch_rows: int,
+        seed: int = 0,
+        progress: Callable[[int], None] | None = None,
+    ) -> list[list[int]]:
+        """New tokens of each row, EOS left out, in the order given.
+
+        Args:
+          rows: token ids, at least one per row.
+          batch_rows: rows decoded at once; the last batch is filled up with copies.
+          seed: of sampling. Each row has a stream of its own, so that its text doesn't depend on
+            what it is batched with.
+          progress: told how many rows are done.
+        """
+        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        done: list[list[int]] = [[] for _ in rows]
+        for first in range(0, len(order), batch_rows):
+            chosen = order[first : first + batch_rows]
+            filled = [chosen[i % len(chosen)] for i in range(batch_rows)]
+            tokens, valid = pad_rows([rows[i] for i in filled])
+            keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
+                jnp.asarray(filled)
+            )
+            made = np.asarray(self.decode(*self.prefill(tokens, valid), keys))
+            for place, i in enumerate(chosen):
+                done[i] = _until(made[place], self._sampling.eos)
+            if progress:
+                progress(len(chosen))
+        return done
+
+    def prefill(self, tokens: np.ndarray, valid: np.ndarray) -> tuple[Cache, Array, Array]:
+        """Reads `[row, slot]` tokens: cache, logits of the next token, its position."""
+        prefilled = self._prefilled or self._read(self._base, self._adapter, self._prefix)
+        return self._start(self._base, self._adapter, prefilled, tokens, valid)
+
+    def decode(
+        self, cache: Cache, logits: Array, position: Array, keys: PRNGKeyArray
+    ) -> Int[Array, "row new"]:
+        """Continues prefilled rows to EOS or the limit; slots after EOS hold EOS."""
+        return self._continue(self._base, self._adapter, cache, logits, position, keys)
+
+
+def pad_rows(
+    rows: Sequence[Sequence[int]], multiple: int = _MULTIPLE
+) -> tuple[np.ndarray, np.ndarray]:
+    """Right-pads to a multiple of `multiple` slots: `[row, slot]` tokens and validity."""
+    width = -(-max(len(row) for row in rows) // multiple) * multiple
+    tokens = np.zeros((len(rows), width), np.int32)
+    valid = np.zeros_like(tokens)
+    for r, row in enumerate(rows):
+        tokens[r, : len(row)] = row
+        valid[r, : len(row)] = 1
+    return tokens, valid
+
+
+def _until(tokens: np.ndarray, eos: int) -> list[int]:
+    ends = np.flatnonzero(tokens == eos)
+    return tokens[: ends[0] if len(ends) else len(tokens)].tolist()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _read_prefix(
+    graph: nnx.GraphDef, base: nnx.State, adapter: Adapter | None, prefix: Array
+) -> tuple[Cache, Array]:
+    return prefill(nnx.merge(graph, base), prefix, jnp.ones_like(prefix), adapter=adapter)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _start_rows(
+    graph: nnx.GraphDef,
+    base: nnx.State,
+    adapter: Adapter | None,
+    prefilled: tuple[Cache, Array],
+    tokens: Array,
+    valid: Array,
+) -> tuple[Cache, Array, Array]:
+    decoder: Decoder = nnx.merge(graph, base)
+    cache, start = prefilled
+    positions = positions_of(valid[None], start[:, None])
+    hidden, cache = decoder(tokens[None], positions, cache, adapter=adapter)
+    last = valid.shape[-1] - 1 - jnp.argmax(valid[:, ::-1], axis=-1)
+    at_last = jnp.take_along_axis(hidden[0], last[:, None, None], axis=1)[:, 0]
+    return cache, decoder.logits(at_last), positions[0].max(-1) + 1
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _decode(
+    graph: nnx.GraphDef,
+    sampling: Sampling,
+    base: nnx.State,
+    adapter: Adapter | None,
+    cache: Cache,
+    logits: Array,
+    position: Array,
+    keys: PRNGKeyArray,
+) -> Int[Array, "row new"]:
+    decoder: Decoder = nnx.merge(graph, base)
+    limit, eos = sampling.max_new_tokens, sampling.eos
+
+    def choose(logits: Array, place: Array) -> Array:
+        if sampling.temperature == 0:
+            return logits.argmax(-1).astype(jnp.int32)
+        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)
+        draw = jax.vmap(jax.random.categorical)(step_keys, logits / sampling.temperature)
+        return draw.astype(jnp.int32)
+
+    first = choose(logits, 0)
+    made = jnp.full((first.shape[0], limit), eos, jnp.int32).at[:, 0].set(first)
+
+    def goes_on(carry: tuple) -> Array:
+        place, _, _, token, _ = carry
+        return (place < limit) & jnp.any(token != eos)
+
+    def body(carry: tuple) -> tuple:
+        place, cache, position, token, made = carry
+        hidden, cache = decoder(
+            token[None, :, None], position[None, :, None], cache, adapter=adapter
+        )
+        following = choose(decoder.logits(hidden[0, :, 0]), place)
+        following = jnp.where(token == eos, eos, following)
+        made = jax.lax.dynamic_update_slice_in_dim(made, following[:, None], place, axis=1)
+        return place + 1, cache, position + 1, following, made
+
+    room = cache.with_room(limit)
+    room = room.replace(length=jnp.asarray(room.length, jnp.int32))
+    carry = (jnp.int32(1), room, position, first, made)
+    return jax.lax.while_loop(goes_on, body, carry)[-1]

@@ -1,0 +1,65 @@
+"""Latency of single requests, prefill and decode apart, all arms side by side."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import jax
+import numpy as np
+
+from pintern.evaluation.decode import Generator, pad_rows
+from pintern.prompts.rows import Row
+from pintern.report.accounting import Latency
+
+_KEY = 0
+
+
+def measure_latency(
+    arms: Mapping[str, tuple[Generator, list[Row]]],
+    *,
+    requests: int,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Latency]:
+    """Serves the same requests to every arm in turn, one at a time.
+
+    The arms take turns request by request, so that whatever else the machine does hits all of them
+    alike. Every program is run once before it is timed. Times are wall-clock seconds until the
+    result is on the host.
+
+    Args:
+      arms: name to a generator and its rows, the same queries in the same order.
+      requests: how many of the rows are served.
+      progress: told how many requests (over all arms) are done.
+    """
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    for timed in (False, True):
+        for i in range(requests):
+            for name, (generator, rows) in arms.items():
+                measured = _serve(generator, rows[i])
+                if timed:
+                    times[name].append(measured)
+                if progress:
+                    progress(1)
+    return {name: _percentiles(np.asarray(found)) for name, found in times.items()}
+
+
+def _serve(generator: Generator, row: Row) -> tuple[float, float]:
+    tokens, valid = pad_rows([row.tokens])
+    keys = jax.random.split(jax.random.key(_KEY), 1)
+    began = time.perf_counter()
+    prefilled = jax.block_until_ready(generator.prefill(tokens, valid))
+    middle = time.perf_counter()
+    np.asarray(generator.decode(*prefilled, keys))
+    return middle - began, time.perf_counter() - middle
+
+
+def _percentiles(times: np.ndarray) -> Latency:
+    columns = {"prefill": times[:, 0], "decode": times[:, 1], "total": times.sum(1)}
+    return Latency(
+        **{
+            f"{name}_p{percent}": float(np.percentile(column, percent))
+            for name, column in columns.items()
+            for percent in (50, 90)
+        }
+    )

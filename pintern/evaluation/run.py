@@ -1,0 +1,164 @@
+"""One point of the ledger evaluated: an adapter (or none) behind a prompt, on the test set."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flax import nnx
+
+from pintern.adapters.adapter import Adapter
+from pintern.assemble import Parts, check_context
+from pintern.evaluation.decode import Generator, Sampling
+from pintern.evaluation.metrics import Scores, bootstrap_interval, score_slices
+from pintern.models.merge import merge_lora
+from pintern.prompts.rows import Row
+
+
+@dataclasses.dataclass(frozen=True)
+class InferencePrompt:
+    """What stands in front of the query when serving.
+
+    Attributes:
+      keep_rate: τ of the template.
+      shots: retrieved examples.
+      cached: the template is prefilled once and kept, or read again by every request.
+    """
+
+    keep_rate: float
+    shots: int
+    cached: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What was measured on the test set.
+
+    Attributes:
+      scores: over all examples.
+      slices: over each slice.
+      interval: 95% bootstrap bounds of the score, over the test examples.
+      template: mean prompt tokens per request of BOS, soft prompt and template.
+      examples: of retrieved examples.
+      query: of the query.
+      output: generated, EOS included.
+      predictions: one object per test example.
+    """
+
+    scores: Scores
+    slices: dict[str, Scores]
+    interval: tuple[float, float]
+    template: float
+    examples: float
+    query: float
+    output: float
+    predictions: list[dict[str, Any]]
+
+
+def serving_model(parts: Parts, adapter: Adapter | None) -> tuple[tuple, Adapter | None]:
+    """The base with LoRA merged, split for pure functions, and what is left of the adapter."""
+    decoder = parts.checkpoint.decoder
+    if adapter is None:
+        return nnx.split(decoder), None
+    soft = adapter.replace(lora={}) if adapter.soft_prompt is not None else None
+    return nnx.split(merge_lora(decoder, adapter) if adapter.lora else decoder), soft
+
+
+def make_generator(parts: Parts, adapter: Adapter | None, prompt: InferencePrompt) -> Generator:
+    """A generator that serves as the arm would."""
+    (graph, base), soft = serving_model(parts, adapter)
+    config = parts.config.eval
+    sampling = Sampling(config.max_new_tokens, parts.tokenizer.eos, config.temperature)
+    prefix = parts.prompts.prefix(prompt.keep_rate)
+    return Generator(graph, base, soft, prefix, sampling, cached=prompt.cached)
+
+
+def test_rows(parts: Parts, prompt: InferencePrompt) -> list[Row]:
+    """The test set's requests, checked against the model's context."""
+    test = parts.prompts.task.test
+    rows = parts.prompts.request_rows(test, prompt.shots)
+    longest = int(np.argmax([len(row.tokens) for row in rows]))
+    check_context(
+        parts,
+        len(parts.prompts.prefix(prompt.keep_rate)) + parts.config.adapter.soft_prompt,
+        len(rows[longest].tokens) + parts.config.eval.max_new_tokens,
+        f"Test example {test[longest].id} at τ={prompt.keep_rate:g} with {prompt.shots} shots",
+    )
+    return rows
+
+
+def evaluate(
+    parts: Parts,
+    adapter: Adapter | None,
+    prompt: InferencePrompt,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> Evaluation:
+    """Generates for the whole test set and scores it."""
+    config, task = parts.config, parts.prompts.task
+    rows = test_rows(parts, prompt)
+    made = make_generator(parts, adapter, prompt)(
+        [row.tokens for row in rows],
+        batch_rows=min(config.eval.batch_rows, len(rows)),
+        seed=config.seed,
+        progress=progress,
+    )
+    answers = [parts.tokenizer.decode(ids).strip() for ids in made]
+    golds = [example.completion for example in task.test]
+    scores, slices = score_slices(
+        task.metric, answers, golds, [e.slice for e in task.test], database=task.database
+    )
+    pieces = parts.prompts.renderer.pieces(task.test)
+    query = float(np.mean([len(piece.query) for piece in pieces]))
+    virtual = 0 if adapter is None else adapter.num_virtual_tokens
+    return Evaluation(
+        scores=scores,
+        slices={name: found for name, found in slices.items() if name},
+        interval=bootstrap_interval(scores.per_example, config.seed),
+        template=float(len(parts.prompts.prefix(prompt.keep_rate)) + virtual),
+        examples=float(np.mean([len(row.tokens) for row in rows])) - query,
+        query=query,
+        output=float(np.mean([len(ids) + 1 for ids in made])),
+        predictions=[
+            {
+                "id": example.id,
+                "slice": example.slice,
+                "query": example.query,
+                "gold": example.completion,
+                "prediction": answer,
+                "score": score,
+            }
+            for example, answer, score in zip(task.test, answers, scores.per_example, strict=True)
+        ],
+    )
+
+
+def write_evaluation(directory: Path, evaluation: Evaluation, prompt: InferencePrompt) -> None:
+    """Writes predictions.jsonl and scores.json."""
+    directory.mkdir(parents=True, exist_ok=True)
+    write_lines(directory / "predictions.jsonl", evaluation.predictions)
+    scores = {
+        "metric": evaluation.scores.name,
+        "score": evaluation.scores.value,
+        "interval": evaluation.interval,
+        "slices": {name: scores.value for name, scores in evaluation.slices.items()},
+        "signature": evaluation.scores.signature,
+        "reasons": evaluation.scores.reasons,
+        "prompt": dataclasses.asdict(prompt),
+        "tokens": {
+            "template": evaluation.template,
+            "examples": evaluation.examples,
+            "query": evaluation.query,
+            "output": evaluation.output,
+        },
+    }
+    (directory / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+
+
+def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """One JSON object a line."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

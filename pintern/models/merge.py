@@ -1,0 +1,21 @@
+"""LoRA folded into the base: W + scale·A·B, so that serving pays nothing for the adapter."""
+
+from flax import nnx
+
+from pintern.adapters.adapter import Adapter
+from pintern.models.decoder import Decoder
+from pintern.models.layers import Linear
+
+
+def merge_lora(decoder: Decoder, adapter: Adapter) -> Decoder:
+    """A copy of the decoder with every LoRA pair added to its kernel in float32.
+
+    The soft prompt, if any, stays with the adapter: it is a prompt and not a weight.
+    """
+    merged = nnx.merge(*nnx.split(decoder))
+    for _, module in nnx.iter_modules(merged.blocks):
+        if isinstance(module, Linear) and module.name in adapter.lora:
+            pair, kernel = adapter.lora[module.name], module.kernel[...]
+            change = adapter.scale * (pair.a.astype("float32") @ pair.b.astype("float32"))
+            module.kernel[...] = (kernel.astype("float32") + change).astype(kernel.dtype)
+    return merged

@@ -1,0 +1,116 @@
+"""Shared prefix + rows: what recurs is read once per group, what varies attends to it.
+
+A batch of 8 rows behind a 448-token template costs 448 + 8·T tokens instead of 8·(448 + T), and
+gives the loss and gradients of the plain concatenation, because a prefix token never attends to a
+row and so its keys and values are the same for every row of the group.
+"""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from pintern.adapters.adapter import Adapter
+from pintern.models.decoder import Cache, Decoder
+
+
+@flax.struct.dataclass
+class Batch:
+    """Groups of rows, each group under one prefix. Padding has position −1 or weight 0.
+
+    Attributes:
+      prefix_tokens: `[group, prefix]`; the prefix axis may be 0.
+      prefix_valid: `[group, prefix]`, 1 at real tokens.
+      row_tokens: `[group, row, slot]`.
+      row_valid: `[group, row, slot]`, 1 at real tokens.
+      target_slots: `[group, row, target]`, slot of the row whose hidden state predicts the target.
+      target_tokens: `[group, row, target]`.
+      target_weights: `[group, row, target]`, 0 where padded.
+    """
+
+    prefix_tokens: Int[Array, "group prefix"]
+    prefix_valid: Int[Array, "group prefix"]
+    row_tokens: Int[Array, "group row slot"]
+    row_valid: Int[Array, "group row slot"]
+    target_slots: Int[Array, "group row target"]
+    target_tokens: Int[Array, "group row target"]
+    target_weights: Float[Array, "group row target"]
+
+
+def positions_of(
+    valid: Int[Array, "*batch slot"], start: Int[Array, "*#batch"] | int = 0
+) -> Int[Array, "*batch slot"]:
+    """Counts real tokens from `start`; −1 at padding, wherever it stands."""
+    start = jnp.asarray(start)[..., None]
+    return jnp.where(valid > 0, start + jnp.cumsum(valid, -1) - 1, -1)
+
+
+def prefill(
+    decoder: Decoder,
+    prefix_tokens: Int[Array, "group prefix"],
+    prefix_valid: Int[Array, "group prefix"],
+    *,
+    adapter: Adapter | None = None,
+    dropout_key: PRNGKeyArray | None = None,
+) -> tuple[Cache, Int[Array, " group"]]:
+    """Reads the soft prompt and the prefix once per group.
+
+    Returns:
+      the cache to read rows behind, and `[group]` the position at which rows start.
+    """
+    group, length = prefix_tokens.shape
+    virtual = 0 if adapter is None else adapter.num_virtual_tokens
+    if virtual + length == 0:
+        return Cache(), jnp.zeros(group, jnp.int32)
+    inputs = decoder.embed(prefix_tokens)
+    valid = prefix_valid
+    if virtual:
+        soft = jnp.broadcast_to(
+            adapter.soft_prompt.astype(inputs.dtype), (group, *adapter.soft_prompt.shape)
+        )
+        inputs = jnp.concatenate([soft, inputs], axis=1)
+        valid = jnp.concatenate([jnp.ones((group, virtual), valid.dtype), valid], axis=1)
+    _, cache = decoder(
+        inputs[:, None], positions_of(valid)[:, None], adapter=adapter, dropout_key=dropout_key
+    )
+    return cache.as_prefix(), valid.sum(-1)
+
+
+def target_logits(
+    decoder: Decoder,
+    batch: Batch,
+    *,
+    adapter: Adapter | None = None,
+    dropout_key: PRNGKeyArray | None = None,
+    prefix: tuple[Cache, Int[Array, " group"]] | None = None,
+) -> Float[Array, "group row target vocab"]:
+    """Logits at the targets only: the output matrix never sees a prompt token.
+
+    Args:
+      decoder: base model.
+      batch: groups of rows.
+      adapter: LoRA pairs and soft prompt; None is the base model.
+      dropout_key: switches LoRA dropout on.
+      prefix: a prefilled prefix to use in place of the batch's own (a frozen teacher's, say).
+    """
+    prefix_key = row_key = None
+    if dropout_key is not None:
+        prefix_key, row_key = jax.random.split(dropout_key)
+    cache, start = prefix or prefill(
+        decoder, batch.prefix_tokens, batch.prefix_valid, adapter=adapter, dropout_key=prefix_key
+    )
+    positions = positions_of(batch.row_valid, start[:, None])
+    hidden, _ = decoder(batch.row_tokens, positions, cache, adapter=adapter, dropout_key=row_key)
+    at_targets = jnp.take_along_axis(hidden, batch.target_slots[..., None], axis=2)
+    return decoder.logits(at_targets)
+
+
+def cross_entropy(
+    logits: Float[Array, "*batch vocab"],
+    targets: Int[Array, "*batch"],
+    weights: Float[Array, "*batch"],
+) -> Float[Array, ""]:
+    """Weighted sum of −log p(target), in nats. Divide by the weights' sum for a mean."""
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    picked = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    return -jnp.sum(picked * weights)

@@ -1,0 +1,84 @@
+"""Progress on long work: a bar with rate and time left, or plain lines where no terminal is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+_PLAIN_EVERY = 10.0  # seconds between lines without a terminal
+
+
+class Progress:
+    """Counts towards a total on stderr.
+
+    Args:
+      title: what is being done.
+      total: how many units there are.
+      done: units that were done before (a resumed run).
+      unit: name of one unit.
+    """
+
+    def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step"):
+        self._title, self._total, self._done, self._unit = title, total, done, unit
+        self._began, self._first = time.monotonic(), done
+        self._printed = self._began
+        self._bar = self._task = None
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self._bar = Bar(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[rate]}"),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(
+                self._title, total=self._total, completed=self._done, note="", rate=""
+            )
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            self._print(time.monotonic(), "")
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """Tells that `count` more units are done; `note` says how it goes (level, loss)."""
+        self._done += count
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(
+                self._task, completed=self._done, note=note, rate=f"{self._rate(now):.1f}/s"
+            )
+        elif now - self._printed >= _PLAIN_EVERY:
+            self._print(now, note)
+
+    def _rate(self, now: float) -> float:
+        return (self._done - self._first) / max(now - self._began, 1e-9)
+
+    def _print(self, now: float, note: str) -> None:
+        self._printed = now
+        rate = self._rate(now)
+        left = (self._total - self._done) / rate if rate else float("inf")
+        print(
+            f"{self._title}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, "
+            f"{left:.0f} s left {note}".rstrip(),
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,1 @@
+"""The prompt as data: tasks, retrieval, template ladders, token rows. Knows no JAX model."""

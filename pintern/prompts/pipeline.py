@@ -1,0 +1,165 @@
+"""All prompts of a run: the template at every level, the retrieved examples, the token rows."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from pintern.curriculum import Curriculum, Level, make_curriculum
+from pintern.prompts.compress import SelfInformationCompressor, TruncationCompressor
+from pintern.prompts.ladder import Rung, build_ladder, read_ladder, write_ladder
+from pintern.prompts.retrieve import Retriever, make_retriever
+from pintern.prompts.rows import Pieces, Renderer, Row
+from pintern.prompts.task import Example, Task
+from pintern.prompts.tokens import PieceTokenizer
+
+Surprisal = Callable[[Sequence[int]], np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompts:
+    """The prompts of a run.
+
+    Attributes:
+      task: what is asked.
+      renderer: pieces to rows.
+      curriculum: levels over steps.
+      ladder: template text by keep rate.
+      pool: pieces of the labelled pairs: training rows, and what retrieval draws from.
+      retriever: finds examples in the pool by their queries.
+    """
+
+    task: Task
+    renderer: Renderer
+    curriculum: Curriculum
+    ladder: dict[float, Rung]
+    pool: list[Pieces]
+    retriever: Retriever
+
+    def prefix(self, keep_rate: float) -> list[int]:
+        """Ids of BOS and the template at a keep rate of the ladder."""
+        return self.renderer.prefix(self.ladder[keep_rate].text)
+
+    def shots_for_pool(self, shots: int) -> list[list[Pieces]]:
+        """Examples for each labelled pair, never itself (leave-one-out)."""
+        queries = [example.query for example in self.task.train]
+        return self._shots(queries, shots, list(range(len(queries))))
+
+    def shots_for(self, queries: Sequence[str], shots: int) -> list[list[Pieces]]:
+        """Examples for queries from outside the pool."""
+        return self._shots(queries, shots, None)
+
+    def _shots(
+        self, queries: Sequence[str], shots: int, exclude: list[int] | None
+    ) -> list[list[Pieces]]:
+        if shots == 0:
+            return [[] for _ in queries]
+        found = self.retriever.neighbours(queries, shots, exclude=exclude)
+        return [[self.pool[i] for i in indices] for indices in found]
+
+    def request_rows(self, examples: Sequence[Example], shots: int) -> list[Row]:
+        """Rows to be completed: shots and query, no completion."""
+        pieces = self.renderer.pieces(examples)
+        found = self.shots_for([example.query for example in examples], shots)
+        return [
+            self.renderer.row(piece, shot, complete=False)
+            for piece, shot in zip(pieces, found, strict=True)
+        ]
+
+    def schedule_table(self) -> str:
+        """The schedule as text: one line a stage."""
+        full = self.ladder[1.0].tokens
+        shot = np.mean([len(p.query) + len(p.completion) for p in self.pool])
+        shot += len(self.renderer.example_end)
+        query = np.mean([len(p.query) for p in self.pool])
+        whole = full + self.curriculum.levels[0].shots * shot + query
+        head = (
+            f"{'step':>6}  {'asked τ':>7}  {'got τ':>6}  {'shots':>5}  {'template':>8}  "
+            f"{'examples':>8}  {'query':>5}  {'prompt tokens':>13}  {'of whole prompt':>15}"
+        )
+        lines = [head, "-" * len(head)]
+        for stage in self.curriculum.stages:
+            rung = self.ladder[stage.level.keep_rate]
+            examples = stage.level.shots * shot
+            total = rung.tokens + examples + query
+            lines.append(
+                f"{stage.start:>6}  {rung.asked:>7.2f}  {rung.got:>6.3f}  {stage.level.shots:>5}  "
+                f"{rung.tokens:>8}  {examples:>8.0f}  {query:>5.0f}  {total:>13.0f}  "
+                f"{total / whole:>14.1%}"
+            )
+        if self.curriculum.adaptive:
+            lines.append("adaptive: a stage ends earlier when the next level scores within ε.")
+        return "\n".join(lines)
+
+
+def curriculum_of(config: ConfigDict) -> Curriculum:
+    """The curriculum that a config describes."""
+    fields = config.curriculum
+    return make_curriculum(
+        schedule=fields.schedule,
+        steps=config.train.steps,
+        stages=fields.stages,
+        max_shots=config.prompt.max_shots,
+        unit=fields.unit,
+        keep_rates=fields.keep_rates,
+        shots=fields.shots,
+        final_share=fields.final_share,
+        epsilon=fields.epsilon,
+        patience=fields.patience,
+    )
+
+
+def prepare_prompts(
+    config: ConfigDict,
+    task: Task,
+    tokenizer: PieceTokenizer,
+    surprisal: Surprisal,
+    *,
+    directory: Path | None = None,
+) -> Prompts:
+    """Builds every level's text and the index that examples are retrieved from.
+
+    Args:
+      config: checked config.
+      task: template and examples.
+      tokenizer: the checkpoint's.
+      surprisal: bits of each token under the base model, for the self-information compressor.
+      directory: where the texts are written as readable files (`prompts/` of the run). Texts that
+        lie there already, perhaps edited by hand, are used as they are.
+    """
+    curriculum = curriculum_of(config)
+    rates = sorted({1.0, 0.0, config.eval.keep_rate, *(lv.keep_rate for lv in curriculum.levels)})
+    given = Path(config.prompt.ladder) if config.prompt.ladder else directory
+    if config.prompt.ladder or (directory and (directory / "ladder.json").exists()):
+        ladder = read_ladder(given, rates, tokenizer, task.template)
+    else:
+        if config.prompt.compressor == "truncation":
+            compressor = TruncationCompressor(tokenizer)
+        else:
+            compressor = SelfInformationCompressor(tokenizer, surprisal)
+        ladder = build_ladder(task.template, rates, compressor, tokenizer)
+    if directory is not None:
+        write_ladder(directory, ladder)
+    renderer = Renderer.create(tokenizer, task)
+    return Prompts(
+        task=task,
+        renderer=renderer,
+        curriculum=curriculum,
+        ladder=ladder,
+        pool=renderer.pieces(task.train),
+        retriever=make_retriever(
+            config.prompt.retriever, [example.query for example in task.train], config.seed
+        ),
+    )
+
+
+def level_rows(prompts: Prompts, level: Level) -> list[Row]:
+    """Training rows of the labelled pairs at a level."""
+    return [
+        prompts.renderer.row(piece, shots)
+        for piece, shots in zip(prompts.pool, prompts.shots_for_pool(level.shots), strict=True)
+    ]

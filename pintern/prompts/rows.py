@@ -1,0 +1,89 @@
+"""From examples to token ids: one prefix per level, one row per example.
+
+prefix = BOS + template at the level's rate
+row    = retrieved examples (least similar first) + query + completion + EOS
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from pintern.prompts.task import Example, Task
+from pintern.prompts.tokens import PieceTokenizer
+
+
+class Row(NamedTuple):
+    """Token ids of one row.
+
+    Attributes:
+      tokens: examples, query and completion; the completion is empty when it is to be generated.
+      start: index of the completion's first token.
+    """
+
+    tokens: list[int]
+    start: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Token ids of one example's pieces, tokenised once.
+
+    Attributes:
+      query: ids of the formatted query.
+      completion: ids of the formatted completion, without EOS.
+    """
+
+    query: list[int]
+    completion: list[int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Renderer:
+    """Turns pieces into prefixes and rows. Training, evaluation and serving all go through it.
+
+    Attributes:
+      tokenizer: the checkpoint's.
+      task: whose format is used.
+      example_end: ids between an example and what follows.
+    """
+
+    tokenizer: PieceTokenizer
+    task: Task
+    example_end: list[int]
+
+    @classmethod
+    def create(cls, tokenizer: PieceTokenizer, task: Task) -> Renderer:
+        """Tokenises what is common to all rows."""
+        return cls(tokenizer, task, tokenizer.encode(task.format.example_end))
+
+    def pieces(self, examples: Sequence[Example]) -> list[Pieces]:
+        """Tokenises many examples; an empty completion stays empty."""
+        form = self.task.format
+        queries = self.tokenizer.encode_many([form.render_query(e.query) for e in examples])
+        completions = self.tokenizer.encode_many(
+            [form.render_completion(e.completion) if e.completion else "" for e in examples]
+        )
+        return [Pieces(q, c) for q, c in zip(queries, completions, strict=True)]
+
+    def prefix(self, text: str) -> list[int]:
+        """BOS (where the family has one) and the template."""
+        return [*self.tokenizer.bos, *(self.tokenizer.encode(text) if text else [])]
+
+    def row(self, example: Pieces, shots: Sequence[Pieces] = (), *, complete: bool = True) -> Row:
+        """One row. The most similar example stands last, next to the query.
+
+        Args:
+          example: what is asked, and its completion.
+          shots: retrieved examples, most similar first.
+          complete: add completion and EOS (training); False leaves them to be generated.
+        """
+        tokens: list[int] = []
+        for shot in reversed(shots):
+            tokens += [*shot.query, *shot.completion, *self.example_end]
+        tokens += example.query
+        start = len(tokens)
+        if complete:
+            tokens += [*example.completion, self.tokenizer.eos]
+        return Row(tokens, start)

@@ -1,0 +1,283 @@
+"""A task as data: a template that recurs, examples to learn from, and examples to be judged by."""
+
+import dataclasses
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pintern.errors import UserError
+
+_FIELDS = ("query", "completion", "id", "slice")
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One query with its wanted answer.
+
+    Attributes:
+      query: what varies from request to request.
+      completion: the answer, without the format's leading space.
+      id: unique within its file; predictions are reported under it.
+      slice: part of the test set that it belongs to (`seen`, `unseen`, …), scored apart as well.
+    """
+
+    query: str
+    completion: str
+    id: str = ""
+    slice: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptFormat:
+    """How queries and completions are written down, in training and in serving alike.
+
+    Attributes:
+      query: must hold `{query}`; its end is where the model starts to answer.
+      completion: must hold `{completion}`.
+      example_end: closes an example that is shown in the prompt.
+
+    Raises:
+      UserError: a text without its placeholder.
+    """
+
+    query: str = "Question: {query}\nSQL:"
+    completion: str = " {completion}"
+    example_end: str = "\n"
+
+    def __post_init__(self) -> None:
+        for field in ("query", "completion"):
+            if f"{{{field}}}" not in getattr(self, field):
+                raise UserError(
+                    f"format.{field} is {getattr(self, field)!r}; it never says {{{field}}}.",
+                    f"Write {{{field}}} where the {field} of an example belongs.",
+                )
+
+    # `replace` and not `format`: braces are ordinary characters in templates and in queries.
+    def render_query(self, query: str) -> str:
+        """Piece that asks one query."""
+        return self.query.replace("{query}", query)
+
+    def render_completion(self, completion: str) -> str:
+        """Piece that answers."""
+        return self.completion.replace("{completion}", completion)
+
+    def render_example(self, example: Example) -> tuple[str, str, str]:
+        """Pieces of an example shown in the prompt: query, completion, end."""
+        return (
+            self.render_query(example.query),
+            self.render_completion(example.completion),
+            self.example_end,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Everything that a run learns and is judged by.
+
+    Attributes:
+      name: as it is called in reports.
+      template: the recurring text, whole.
+      format: how queries and completions are written.
+      train: examples to learn from; retrieved examples come from here too.
+      test: examples to be judged by.
+      unlabelled: further queries without an answer, for distillation.
+      metric: name of the score.
+      database: what the metric executes answers on, if it executes them.
+      metric_options: further arguments of the metric.
+    """
+
+    name: str
+    template: str
+    format: PromptFormat
+    train: tuple[Example, ...]
+    test: tuple[Example, ...]
+    unlabelled: tuple[str, ...] = ()
+    metric: str = "exact"
+    database: str | None = None
+    metric_options: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
+
+
+def task_from_files(
+    name: str,
+    template: str | Path,
+    train: str | Path,
+    test: str | Path,
+    *,
+    unlabelled: str | Path | None = None,
+    format: PromptFormat | None = None,
+    metric: str = "exact",
+    database: str | None = None,
+    metric_options: Mapping[str, object] | None = None,
+    allow_overlap: bool = False,
+) -> Task:
+    """Reads a task from a template file and JSONL files of examples.
+
+    Args:
+      name: as it is called in reports.
+      template: path of the recurring text.
+      train: path of the examples to learn from, see `read_examples`.
+      test: path of the examples to be judged by.
+      unlabelled: path of further queries, see `read_queries`.
+      format: how queries and completions are written; None is the default format.
+      metric: name of the score.
+      database: what the metric executes answers on.
+      metric_options: further arguments of the metric.
+      allow_overlap: let test examples be training examples too.
+
+    Raises:
+      UserError: an unreadable file, or a test example that is also in train.
+    """
+    task = Task(
+        name=name,
+        template=read_template(template),
+        format=format or PromptFormat(),
+        train=read_examples(train),
+        test=read_examples(test),
+        unlabelled=() if unlabelled is None else read_queries(unlabelled),
+        metric=metric,
+        database=database,
+        metric_options=dict(metric_options or {}),
+    )
+    trained_on = {(example.query, example.completion) for example in task.train}
+    leaked = [e for e in task.test if (e.query, e.completion) in trained_on]
+    if leaked and not allow_overlap:
+        raise UserError(
+            f"{len(leaked)} of the {len(task.test)} examples in {test} are also in {train}, "
+            f"e.g. id {leaked[0].id!r}: {_shown(leaked[0].query)}.",
+            "Take them out of one file, or pass allow_overlap if that is meant.",
+        )
+    return task
+
+
+def read_template(path: str | Path) -> str:
+    """Text of a template file, its whitespace untouched.
+
+    Raises:
+      UserError: missing, not UTF-8, or empty.
+    """
+    text = _read_text(path)
+    if not text.strip():
+        raise UserError(f"{path} is empty.", "It should hold the text that recurs in every prompt.")
+    return text
+
+
+def read_examples(path: str | Path) -> tuple[Example, ...]:
+    """Examples from JSONL: `query`, `completion`, and optionally `id` and `slice`, all text.
+
+    An example without an id gets its line number.
+
+    Raises:
+      UserError: names the file, the line, and what is wrong there.
+    """
+    examples: list[Example] = []
+    line_of: dict[str, int] = {}
+    for line, record in _read_records(path, required=("query", "completion")):
+        identity = record.get("id") or str(line)
+        if identity in line_of:
+            raise UserError(
+                f"{path}, line {line}: id {identity!r} is taken by line {line_of[identity]}.",
+                "Ids must be unique; an example without one has its line number.",
+            )
+        line_of[identity] = line
+        examples.append(Example(**{**record, "id": identity}))
+    return tuple(examples)
+
+
+def read_queries(path: str | Path) -> tuple[str, ...]:
+    """Queries from JSONL that needn't have completions; one that is there is ignored.
+
+    Raises:
+      UserError: names the file, the line, and what is wrong there.
+    """
+    return tuple(record["query"] for _, record in _read_records(path, required=("query",)))
+
+
+def split_examples(
+    examples: Sequence[Example], test_share: float, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Splits one set into train and test, both in the given order.
+
+    Examples with the same query stay together, so that no answer leaks; the share is therefore one
+    of distinct queries. Who goes where depends on the seed and on the set of queries alone.
+
+    Returns:
+      train, test.
+
+    Raises:
+      UserError: a share outside (0, 1), or one that leaves a side empty.
+    """
+    if not 0 < test_share < 1:
+        raise UserError(f"test_share is {test_share}; it must lie between 0 and 1.")
+    queries = sorted({example.query for example in examples})
+    random.Random(seed).shuffle(queries)
+    count = round(test_share * len(queries))
+    if not 0 < count < len(queries):
+        raise UserError(
+            f"test_share {test_share} of {len(queries)} distinct queries leaves one side empty.",
+            "Give more examples, or a share that puts at least one query on each side.",
+        )
+    held_out = frozenset(queries[:count])
+    return (
+        tuple(example for example in examples if example.query not in held_out),
+        tuple(example for example in examples if example.query in held_out),
+    )
+
+
+def _read_text(path: str | Path) -> str:
+    """Text of a UTF-8 file, line ends as they are, without the mark that some editors set."""
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read: {error.strerror or error}.", "Give the path of a text file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not UTF-8: byte {error.start} can't be decoded.", "Save it as UTF-8."
+        ) from error
+
+
+def _read_records(
+    path: str | Path, required: tuple[str, ...]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yields line number and checked fields of each line that isn't blank."""
+    found = False
+    # Not `splitlines`: JSON strings may hold other characters that it takes for line ends.
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if line.strip():
+            found = True
+            yield number, _parse_record(line, f"{path}, line {number}", required)
+    if not found:
+        raise UserError(
+            f"{path} is empty.", f"Each line should be a JSON object with {' and '.join(required)}."
+        )
+
+
+def _parse_record(line: str, where: str, required: tuple[str, ...]) -> dict[str, str]:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}).",
+            "Each line should be one JSON object.",
+        ) from error
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: {_shown(line)} is not an object.", "Write {...} on each line.")
+    expected = f"The fields are {', '.join(_FIELDS)}; {' and '.join(required)} must be there."
+    for field, value in record.items():
+        if field not in _FIELDS:
+            raise UserError(f"{where}: unknown field {field!r}.", expected)
+        if not isinstance(value, str):
+            raise UserError(f"{where}: {field} is {_shown(value)}, which is not text.", expected)
+    for field in required:
+        if field not in record:
+            raise UserError(f"{where}: {field} is missing.", expected)
+        if not record[field].strip():
+            raise UserError(f"{where}: {field} is empty.", expected)
+    return record
+
+
+def _shown(value: object, limit: int = 60) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"

@@ -1,0 +1,36 @@
+"""Trains an adapter that does without the prompt.
+
+    python -m pintern.train --config=experiments/promptintern/company.py --workdir=runs/first
+
+Run the same command again to resume: after kill −9 the run goes on from its last checkpoint and
+ends with the same adapter, bit for bit. SIGTERM (or Ctrl-C) saves and exits with 0. The folder
+then holds config.json, prompts/ (the template at every level, as text to read and edit),
+checkpoints/, metrics.jsonl and tensorboard/. Next:
+
+    python -m pintern.evaluate --workdir=runs/first
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from pintern import cli
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.", required=True)
+
+
+def main(_: list[str]) -> None:
+    """Trains the config's run."""
+    config = cli.config_from_flags()
+    from pintern.training.loop import train
+
+    workdir = Path(WORKDIR.value)
+    if train(config, workdir):
+        print(f"Trained. Next: python -m pintern.evaluate --workdir={workdir}")
+    else:
+        print(f"Stopped by a signal; saved in {workdir}. The same command goes on from there.")
+
+
+if __name__ == "__main__":
+    cli.define_config()
+    cli.run(main)

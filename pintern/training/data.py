@@ -1,0 +1,137 @@
+"""What each step trains on: rows of the level's prompt; the same completions for the teacher."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from pintern.curriculum import Level
+from pintern.prompts.pipeline import Prompts
+from pintern.prompts.rows import Pieces, Row
+from pintern.prompts.task import Example
+from pintern.training.batches import (
+    Shape,
+    Shapes,
+    make_batch,
+    padding_share,
+    step_indices,
+)
+from pintern.training.step import TrainBatch
+
+
+class TrainingData:
+    """Labelled pairs, and queries of the log that the teacher answered.
+
+    Args:
+      prompts: of the run.
+      answered: queries with the teacher's completions; empty without distillation.
+      batch_rows: rows per optimizer step.
+      accumulate: micro-batches that they are split into.
+      seed: of the order.
+      teacher_shots: examples in the teacher's prompt, or None without a teacher.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        answered: Sequence[Example] = (),
+        *,
+        batch_rows: int,
+        accumulate: int,
+        seed: int,
+        teacher_shots: int | None = None,
+    ):
+        self._prompts = prompts
+        self._answered = list(answered)
+        self._pieces = [*prompts.pool, *prompts.renderer.pieces(answered)]
+        self._labelled = np.array([1.0] * len(prompts.pool) + [0.0] * len(answered), np.float32)
+        self._lengths = np.array([len(p.query) + len(p.completion) for p in self._pieces])
+        self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
+        self._teacher_shots = teacher_shots
+        self.teacher_prefix = prompts.prefix(1.0) if teacher_shots is not None else None
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    @functools.cache  # noqa: B019  one object a run
+    def rows(self, shots: int) -> list[Row]:
+        """Every row with so many examples in front of it."""
+        found = self._prompts.shots_for_pool(shots)
+        found += self._prompts.shots_for([example.query for example in self._answered], shots)
+        return [
+            self._prompts.renderer.row(piece, shot)
+            for piece, shot in zip(self._pieces, found, strict=True)
+        ]
+
+    @functools.cache  # noqa: B019
+    def shapes(self, level: Level) -> Shapes:
+        """The shapes of a level."""
+        return Shapes.plan(self._prompts.prefix(level.keep_rate), self.rows(level.shots))
+
+    @functools.cache  # noqa: B019
+    def _teacher_shapes(self) -> Shapes:
+        # One width: it is combined with every student width, and each pair is a program.
+        return Shapes.plan((), self.rows(self._teacher_shots), count=1)
+
+    def programs(self, level: Level) -> list[tuple[Shape, TrainBatch]]:
+        """Every shape of a level with a batch that has it, for compiling ahead of time."""
+        rows = self.rows(level.shots)
+        found = []
+        for shape in self.shapes(level).all():
+            i = next(i for i, row in enumerate(rows) if len(row.tokens) <= shape.row)
+            found.append((shape, self._stack([i] * self._rows, level, shape)))
+        return found
+
+    def batch(self, step: int, level: Level) -> tuple[Shape, TrainBatch, float]:
+        """Shape, batch and padding share of a step: a pure function of step and level."""
+        indices = self.indices(step)
+        rows = self.rows(level.shots)
+        shape = self.shapes(level).shape_for([rows[i] for i in indices])
+        batch = self._stack(indices, level, shape)
+        return shape, batch, padding_share(batch.student)
+
+    def indices(self, step: int) -> list[int]:
+        """Which items a step trains on; the labelled pairs come first in the numbering."""
+        drawn = step_indices(step, self._lengths, rows=self._rows, seed=self._seed)
+        return drawn.tolist()
+
+    def longest(self, level: Level) -> tuple[int, int]:
+        """Index of the level's longest row, and its length."""
+        lengths = [len(row.tokens) for row in self.rows(level.shots)]
+        return int(np.argmax(lengths)), max(lengths)
+
+    def _stack(self, indices: Sequence[int], level: Level, shape: Shape) -> TrainBatch:
+        prefix = self._prompts.prefix(level.keep_rate)
+        parts = np.array_split(np.asarray(indices), self._accumulate)
+        micro = [self._micro(part, prefix, level, shape) for part in parts]
+        return jax.tree.map(lambda *xs: np.stack(xs), *micro)
+
+    def _micro(
+        self, indices: np.ndarray, prefix: Sequence[int], level: Level, shape: Shape
+    ) -> TrainBatch:
+        rows = self.rows(level.shots)
+        teacher = None
+        if self._teacher_shots is not None:
+            shapes = self._teacher_shapes()
+            teacher_rows = self.rows(self._teacher_shots)
+            teacher = make_batch(
+                (),
+                [teacher_rows[i] for i in indices],
+                Shape(0, shapes.widths[-1], shape.target),
+            )
+        return TrainBatch(
+            student=make_batch(prefix, [rows[i] for i in indices], shape),
+            labelled=self._labelled[None, indices],
+            teacher=teacher,
+        )
+
+
+def pieces_per_example(pieces: Sequence[Pieces]) -> tuple[float, float]:
+    """Mean tokens of query and completion."""
+    return (
+        float(np.mean([len(p.query) for p in pieces])),
+        float(np.mean([len(p.completion) for p in pieces])),
+    )

@@ -1,0 +1,211 @@
+"""A whole training run, readable from top to bottom."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from pintern.assemble import Parts, assemble, check_context, new_adapter, split_decoder
+from pintern.curriculum import AdaptiveState, Level
+from pintern.errors import UserError
+from pintern.models.shared_prefix import prefill
+from pintern.progress import Progress
+from pintern.training.checkpoint import Checkpoints
+from pintern.training.data import TrainingData
+from pintern.training.probe import probe_score
+from pintern.training.programs import Programs, abstract
+from pintern.training.record import Recorder
+from pintern.training.step import TrainState, learning_rate, make_optimizer, make_step
+from pintern.training.teacher import answer_log
+from pintern.training.workdir import check_base, claim
+
+
+def train(config: ConfigDict, workdir: Path) -> bool:
+    """Trains, or resumes, the run of a config in its folder.
+
+    A run is resumed by these steps, in this order:
+      1. the folder's config.json and base.json are compared with what is given;
+      2. templates, retrieved examples and the teacher's answers are read back or made again alike;
+      3. adapter, optimizer and curriculum state come from the latest checkpoint;
+      4. metrics.jsonl is cut back to that step;
+      5. data order and random keys are pure functions of the step, so nothing else is needed.
+
+    Returns:
+      True when the run is complete, False when SIGTERM stopped it after a checkpoint.
+
+    Raises:
+      UserError: see the callees; also a loss that is not finite.
+    """
+    # ── the run and its parts ──
+    resumed = claim(workdir, config)
+    parts = assemble(config, prompts_directory=workdir / "prompts")
+    check_base(workdir, parts.checkpoint)
+    graph, base = split_decoder(parts.checkpoint)
+    curriculum = parts.prompts.curriculum
+
+    # ── data, and the teacher's prefix, read once ──
+    data, teacher = _load_data(parts, workdir)
+
+    # ── state ──
+    optimizer = make_optimizer(config.train)
+    adapter = new_adapter(parts)
+    state = TrainState(adapter, optimizer.init(adapter))
+    stage = AdaptiveState()
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    step = 0
+    if resumed and checkpoints.latest is not None:
+        step, state, stage = checkpoints.restore(state)
+    for level in curriculum.levels:
+        _check_length(parts, data, level)
+
+    # ── programs: this level's and the next one's, in the background ──
+    programs = Programs(
+        make_step(
+            graph,
+            optimizer,
+            distill_weight=config.distill.weight,
+            temperature=config.distill.temperature,
+        ),
+        donate=(0,),
+    )
+    root = jax.random.key(config.seed)
+
+    def prepare(level: Level) -> None:
+        for shape, batch in data.programs(level):
+            programs.prepare(shape, *abstract((state, base, batch, teacher, root)))
+
+    # ── the loop ──
+    rates = learning_rate(config.train)
+    recorder = Recorder(workdir, first_step=step)
+    pending: list[dict[str, Any]] = []
+    prepared: Level | None = None
+    with _sigterm() as stop, Progress(config.name, config.train.steps, done=step) as bar:
+        while step < config.train.steps and not stop:
+            if curriculum.must_look(step, stage):
+                here, following = curriculum.levels[stage.stage : stage.stage + 2]
+                scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
+                stage = curriculum.advance(step, stage, *scores)
+            level = curriculum.level_at(step, stage)
+            if level != prepared:
+                prepare(level)
+                for following in _next_levels(curriculum.levels, level):
+                    prepare(following)
+                prepared = level
+            shape, batch, padding = data.batch(step, level)
+            program = programs.get(shape)
+            key = jax.random.fold_in(root, step)
+            state, metrics = program(state, base, batch, teacher, key)
+            pending.append(
+                {
+                    "step": step,
+                    "keep_rate": level.keep_rate,
+                    "shots": level.shots,
+                    "prompt_tokens": _prompt_tokens(batch),
+                    "tokens": int(batch.student.prefix_valid.sum() + batch.student.row_valid.sum()),
+                    "padding": round(padding, 4),
+                    "learning_rate": float(rates(step)),
+                    **metrics,
+                }
+            )
+            step += 1
+            save = step % config.checkpoint.every == 0 or step == config.train.steps
+            if save or stop or step % config.train.log_every == 0:
+                _flush(pending, recorder, programs, data)
+            if save or stop:
+                checkpoints.save(step, state, stage)
+            loss = recorder.last_loss
+            bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss:.3f}")
+    recorder.close(programs)
+    programs.close()
+    checkpoints.close()
+    return step >= config.train.steps
+
+
+def _load_data(parts: Parts, workdir: Path) -> tuple[TrainingData, Any]:
+    config = parts.config
+    distill = config.distill.weight > 0
+    answered = []
+    if distill and config.distill.unlabelled:
+        with Progress("teacher answers", config.distill.unlabelled, unit="querie") as bar:
+            answered = answer_log(parts, workdir, progress=bar.advance)
+    data = TrainingData(
+        parts.prompts,
+        answered,
+        batch_rows=config.train.batch_rows,
+        accumulate=config.train.accumulate,
+        seed=config.seed,
+        teacher_shots=config.distill.shots if distill else None,
+    )
+    if not distill:
+        return data, None
+    tokens = jnp.asarray(data.teacher_prefix, jnp.int32)[None]
+    return data, prefill(parts.checkpoint.decoder, tokens, jnp.ones_like(tokens))
+
+
+def _check_length(parts: Parts, data: TrainingData, level: Level) -> None:
+    index, length = data.longest(level)
+    prefix = len(parts.prompts.prefix(level.keep_rate)) + parts.config.adapter.soft_prompt
+    name = f"Training example {index + 1} at τ={level.keep_rate:g} with {level.shots} shots"
+    check_context(parts, prefix, length, name)
+
+
+def _next_levels(levels: tuple[Level, ...], level: Level) -> tuple[Level, ...]:
+    following = levels.index(level) + 1
+    return levels[following : following + 1]
+
+
+def _prompt_tokens(batch: Any) -> float:
+    """Mean tokens in front of the completion: prefix and the row's own."""
+    prefix = batch.student.prefix_valid.sum(-1).mean()
+    completion = batch.student.target_weights.sum(-1).mean() - 1
+    return round(float(prefix + batch.student.row_valid.sum(-1).mean() - completion - 1), 2)
+
+
+def _flush(
+    pending: list[dict[str, Any]], recorder: Recorder, programs: Programs, data: TrainingData
+) -> None:
+    """Fetches the metrics of the steps since the last call and writes them.
+
+    Raises:
+      UserError: a loss or gradient that is not finite; later steps are not written and no
+        checkpoint is made of them.
+    """
+    for row in pending:
+        row.update({k: float(v) for k, v in row.items() if isinstance(v, jax.Array)})
+        if not np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all():
+            indices = data.indices(row["step"])
+            raise UserError(
+                f"The loss at step {row['step']} is {row['loss']} (gradient norm "
+                f"{row['grad_norm']}); its batch holds training examples "
+                f"{', '.join(str(i + 1) for i in indices)}.",
+                "The last good checkpoint is kept. Lower config.train.learning_rate, or look at "
+                "these examples.",
+            )
+        recorder.write(row)
+    recorder.timing(programs)
+    pending.clear()
+
+
+@contextmanager
+def _sigterm() -> Iterator[list[int]]:
+    """A list that stays empty until SIGTERM (or SIGINT) asks to stop."""
+    received: list[int] = []
+    signals = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = [signal.signal(s, lambda number, _: received.append(number)) for s in signals]
+    except ValueError:  # not the main thread: the caller deals with signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,32 @@
+"""Scores of the adaptive curriculum: would the next level do as well as this one?"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pintern.adapters.adapter import Adapter
+from pintern.assemble import Parts, split_decoder
+from pintern.curriculum import Level
+from pintern.evaluation.decode import Generator, Sampling
+from pintern.evaluation.metrics import score_predictions
+
+
+def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
+    """The task's score, 0 to 100, on a fixed draw of labelled pairs at a level's prompt."""
+    config, prompts = parts.config, parts.prompts
+    train = prompts.task.train
+    drawn = np.random.default_rng([config.seed, 4]).permutation(len(train))
+    drawn = sorted(drawn[: config.curriculum.probe].tolist())
+    shots = prompts.shots_for_pool(level.shots)
+    rows = [prompts.renderer.row(prompts.pool[i], shots[i], complete=False) for i in drawn]
+    generator = Generator(
+        *split_decoder(parts.checkpoint),
+        adapter,
+        prompts.prefix(level.keep_rate),
+        Sampling(config.eval.max_new_tokens, parts.tokenizer.eos),
+    )
+    made = generator([row.tokens for row in rows], batch_rows=config.eval.batch_rows)
+    predictions = [parts.tokenizer.decode(ids).strip() for ids in made]
+    golds = [train[i].completion for i in drawn]
+    task = prompts.task
+    return score_predictions(task.metric, predictions, golds, database=task.database).value

@@ -1,0 +1,36 @@
+"""Reads a finished or running run back: its parts and the adapter of one of its checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from pintern.adapters.adapter import Adapter
+from pintern.assemble import Parts, assemble, new_adapter
+from pintern.training.checkpoint import Checkpoints
+from pintern.training.step import TrainState, make_optimizer
+from pintern.training.workdir import check_base
+
+
+def restore_run(
+    workdir: Path, config: ConfigDict, step: int | None = None, *, base: bool = False
+) -> tuple[Parts, Adapter | None, int]:
+    """Parts, adapter and step of a run's checkpoint.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's, perhaps with another inference prompt.
+      step: which checkpoint; the latest by default.
+      base: leave the adapter out and look at no checkpoint; the step is then 0.
+    """
+    parts = assemble(config, prompts_directory=workdir / "prompts")
+    check_base(workdir, parts.checkpoint)
+    if base:
+        return parts, None, 0
+    adapter = new_adapter(parts)
+    template = TrainState(adapter, make_optimizer(config.train).init(adapter))
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    found, state, _ = checkpoints.restore(template, step)
+    checkpoints.close()
+    return parts, state.adapter, found

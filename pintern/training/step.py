@@ -1,0 +1,152 @@
+"""One optimizer step: loss on completions, KL to the prompted base, AdamW on the adapter alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from pintern.adapters.adapter import Adapter
+from pintern.models.decoder import Cache
+from pintern.models.shared_prefix import Batch, cross_entropy, target_logits
+
+
+@flax.struct.dataclass
+class TrainBatch:
+    """What one micro-batch trains on.
+
+    Attributes:
+      student: rows behind the level's prompt.
+      labelled: `[group, row]`, 1 where the completion is gold and counts in the cross-entropy, 0
+        where the teacher wrote it and only its distribution is learned.
+      teacher: the same completions behind the full prompt, or None without distillation. Its
+        prefix is not read from here but prefilled once a run.
+    """
+
+    student: Batch
+    labelled: Float[Array, "group row"]
+    teacher: Batch | None = None
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step.
+
+    Attributes:
+      adapter: what is trained.
+      optimizer: optax state, over the adapter only.
+    """
+
+    adapter: Adapter
+    optimizer: optax.OptState
+
+
+Prefilled = tuple[Cache, Array]
+"""A prefix that was read once: cache, and `[group]` where rows start."""
+
+
+def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
+    """AdamW with warm-up, decay and clipping of the global gradient norm."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(learning_rate(config), b1=0.9, b2=0.99, weight_decay=config.weight_decay),
+    )
+
+
+def learning_rate(config: ConfigDict) -> optax.Schedule:
+    """Linear warm-up to the peak, then cosine, linear or no decay to `final_rate` of it."""
+    warmup = round(config.warmup * config.steps)
+    rest = max(config.steps - warmup, 1)
+    peak, low = config.learning_rate, config.final_rate
+    after = {
+        "cosine": lambda: optax.cosine_decay_schedule(peak, rest, alpha=low),
+        "linear": lambda: optax.linear_schedule(peak, low * peak, rest),
+        "constant": lambda: optax.constant_schedule(peak),
+    }[config.decay]()
+    # Starts at 1/warmup, not at 0: the first step is not wasted.
+    before = optax.linear_schedule(peak / max(warmup, 1), peak, max(warmup - 1, 1))
+    return optax.join_schedules([before, after], [warmup])
+
+
+def kl_divergence(
+    teacher: Float[Array, "*batch vocab"],
+    student: Float[Array, "*batch vocab"],
+    weights: Float[Array, "*batch"],
+    temperature: float,
+) -> Float[Array, ""]:
+    """Weighted sum of T²·KL(teacher ‖ student) at temperature T, in nats."""
+    p = jax.nn.log_softmax(teacher / temperature, axis=-1)
+    q = jax.nn.log_softmax(student / temperature, axis=-1)
+    return temperature**2 * jnp.sum(jnp.sum(jnp.exp(p) * (p - q), axis=-1) * weights)
+
+
+def make_step(
+    graph: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    *,
+    distill_weight: float = 0.0,
+    temperature: float = 1.0,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Builds the step `(state, base, batches, prefilled_teacher, key) -> state, metrics`.
+
+    `batches` is a TrainBatch whose leaves have a leading micro-batch axis; gradients are summed
+    over it and divided by the whole step's target tokens, so that accumulation changes memory and
+    nothing else. The base's parameters are an argument: no gradient or optimizer state is made for
+    them, and they can be sharded and donated apart.
+    """
+
+    def loss_sum(
+        adapter: Adapter, base: nnx.State, batch: TrainBatch, teacher: Prefilled | None, key: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        decoder = nnx.merge(graph, base)
+        dropout_key = key if adapter.dropout > 0 else None
+        logits = target_logits(decoder, batch.student, adapter=adapter, dropout_key=dropout_key)
+        weights = batch.student.target_weights
+        gold = weights * batch.labelled[..., None]
+        ce = cross_entropy(logits, batch.student.target_tokens, gold)
+        parts = {"ce": ce, "gold_tokens": gold.sum(), "tokens": weights.sum()}
+        if batch.teacher is None:
+            return ce, parts
+        wanted = jax.lax.stop_gradient(target_logits(decoder, batch.teacher, prefix=teacher))
+        parts["kl"] = kl_divergence(wanted, logits, weights, temperature)
+        return ce + distill_weight * parts["kl"], parts
+
+    def step(
+        state: TrainState,
+        base: nnx.State,
+        batches: TrainBatch,
+        teacher: Prefilled | None,
+        key: PRNGKeyArray,
+    ) -> tuple[TrainState, dict[str, Array]]:
+        def micro(total: Any, xs: tuple[TrainBatch, PRNGKeyArray]) -> tuple[Any, None]:
+            gradients, parts = jax.grad(loss_sum, has_aux=True)(
+                state.adapter, base, xs[0], teacher, xs[1]
+            )
+            return jax.tree.map(jnp.add, total, (gradients, parts)), None
+
+        count = batches.labelled.shape[0]
+        keys = jax.random.split(key, count)
+        first = jax.tree.map(lambda x: x[0], (batches, keys))
+        total = jax.grad(loss_sum, has_aux=True)(state.adapter, base, first[0], teacher, first[1])
+        if count > 1:
+            rest = jax.tree.map(lambda x: x[1:], (batches, keys))
+            total, _ = jax.lax.scan(micro, total, rest)
+        gradients, parts = total
+        tokens = jnp.maximum(parts["tokens"], 1.0)
+        gradients = jax.tree.map(lambda g: g / tokens, gradients)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
+        metrics = {
+            "loss": parts["ce"] / jnp.maximum(parts["gold_tokens"], 1.0),
+            "grad_norm": optax.global_norm(gradients),
+        }
+        if "kl" in parts:
+            metrics["kl"] = parts["kl"] / tokens
+        return TrainState(optax.apply_updates(state.adapter, updates), optimizer_state), metrics
+
+    return step

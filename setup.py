@@ -1,0 +1,48 @@
+"""Packaging: `pip install .` for CPU, `.[tpu]` or `.[cuda]` for accelerators."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="pintern",
+    version="0.1.0",
+    description="Move a recurring prompt into a language model's adapter; measure what it saves",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["pintern", "pintern.*"]),
+    package_data={"pintern": ["assets/*/*"]},
+    install_requires=[
+        "absl-py",
+        "bm25s",
+        "datasets",
+        "flax>=0.12.8,!=0.12.9",
+        "jax>=0.10",
+        "jaxtyping",
+        "jinja2",
+        "matplotlib",
+        "ml_collections",
+        "ml_dtypes",
+        "numpy",
+        "optax>=0.2.8",
+        "orbax-checkpoint>=0.12.8",
+        "rich",
+        "sacrebleu",
+        "safetensors",
+        "tensorboardX",
+        "tensorflow-datasets",
+        "tokenizers",
+        "transformers>=5",
+    ],
+    extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
+        "plan": ["libtpu"],
+        "dense": ["sentence-transformers"],
+        "llmlingua": ["llmlingua"],
+        "peers": ["torch", "transformers", "peft"],
+        "test": ["beartype", "hypothesis", "pytest", "ruff"],
+    },
+)

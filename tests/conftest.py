@@ -1,0 +1,8 @@
+"""Every test runs with shapes and types checked at call time."""
+
+from jaxtyping import install_import_hook
+
+install_import_hook(
+    ["pintern.adapters", "pintern.models", "pintern.evaluation.decode", "pintern.training.step"],
+    "beartype.beartype",
+)

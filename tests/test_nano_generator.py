@@ -1,0 +1,193 @@
+"""Random schemas and their questions, over many seeds."""
+
+import random
+import re
+import sqlite3
+from collections.abc import Iterator
+
+import pytest
+
+from experiments.nano.questions import COMPARISONS, KINDS, Question, random_question
+from experiments.nano.schema import Schema, Table, random_schema, render_template
+
+SEEDS = range(300)
+QUESTIONS = 12
+
+
+def schema_of(seed: int, rng: random.Random | None = None) -> Schema:
+    rng = rng or random.Random(seed)
+    extras = seed % 4 > 0
+    return random_schema(rng, rng.randint(1, 5), rng.randint(2, 7), extras=extras)
+
+
+def episodes() -> Iterator[tuple[Schema, list[Question]]]:
+    for seed in SEEDS:
+        rng = random.Random(seed)
+        schema = schema_of(seed, rng)
+        yield schema, [random_question(schema, rng) for _ in range(QUESTIONS)]
+
+
+def codes(schema: Schema) -> list[str]:
+    columns = [c.code for t in schema.tables for c in t.columns]
+    return [t.code for t in schema.tables] + columns + [key for _, _, key in schema.joins]
+
+
+def names(schema: Schema) -> list[str]:
+    return (
+        [t.word for t in schema.tables]
+        + [c.word for t in schema.tables for c in t.columns]
+        + [adjective for t in schema.tables for adjective, _ in t.states]
+        + [name for t in schema.tables for name, _ in t.metrics]
+    )
+
+
+def empty_database(schema: Schema) -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:")
+    for i, table in enumerate(schema.tables):
+        keys = [key for child, parent, key in schema.joins if i in (child, parent)]
+        columns = ", ".join([c.code for c in table.columns] + keys)
+        connection.execute(f"CREATE TABLE {table.code} ({columns})")
+    return connection
+
+
+def asked_table(schema: Schema, question: Question) -> Table:
+    code = re.search(r" FROM (\w+)", question.sql)[1]
+    return next(table for table in schema.tables if table.code == code)
+
+
+def test_words_and_codes_are_distinct():
+    for seed in SEEDS:
+        schema = schema_of(seed)
+        assert len(set(codes(schema))) == len(codes(schema))
+        assert len(set(names(schema))) == len(names(schema))
+        # Of all codes, `tax` alone is an everyday word as well.
+        assert set(codes(schema)) & set(names(schema)) <= {"tax"}
+
+
+def test_schemas_hang_together():
+    for seed in SEEDS:
+        schema = schema_of(seed)
+        reached = {0}
+        for _ in schema.tables:
+            for child, parent, _ in schema.joins:
+                if reached & {child, parent}:
+                    reached |= {child, parent}
+        assert reached == set(range(len(schema.tables)))
+        assert len(schema.joins) == len(schema.tables) - 1
+        for table in schema.tables:
+            assert table.left_out is None or table.left_out in dict(table.states)
+            assert len({number for _, number in table.states}) == len(table.states)
+            assert not table.states or len(table.of_kind("state")) == 1
+
+
+def test_a_seed_gives_one_schema_and_seeds_differ():
+    assert schema_of(3) == schema_of(3)
+    assert len({schema_of(seed) for seed in SEEDS}) == len(SEEDS)
+
+
+def test_template_states_every_name_and_code():
+    for seed in SEEDS:
+        schema = schema_of(seed)
+        template = render_template(schema, random.Random(seed))
+        stated = set(re.findall(r"\w+", template))
+        assert set(codes(schema)) | set(names(schema)) <= stated
+        for table in schema.tables:
+            assert all(formula in template for _, formula in table.metrics)
+            for adjective, number in table.states:
+                assert re.search(rf"\b{adjective}(?: is| =|:)? {number}\b", template)
+            if table.left_out:
+                assert table.condition(table.left_out, "<>") in template
+        has_dates = any(table.of_kind("date") for table in schema.tables)
+        assert (schema.date(2020) in template) >= has_dates
+
+
+def test_every_query_runs():
+    kinds = set()
+    for schema, questions in episodes():
+        connection = empty_database(schema)
+        for question in questions:
+            connection.execute(question.sql)
+            kinds.add(question.kind)
+        connection.close()
+    assert kinds == set(KINDS)
+
+
+def test_house_rule_applies_whenever_its_table_is_asked_about():
+    ruled = 0
+    for schema, questions in episodes():
+        for question in questions:
+            table = asked_table(schema, question)
+            if table.left_out:
+                ruled += 1
+                assert table.condition(table.left_out, "<>") in question.sql
+                assert f"never {table.left_out}" in question.uses
+            else:
+                assert "<>" not in question.sql
+                assert not any(use.startswith("never ") for use in question.uses)
+    assert ruled > 100
+
+
+def test_state_in_the_query_is_a_condition_in_the_sql():
+    stated = 0
+    for schema, questions in episodes():
+        for question in questions:
+            table = asked_table(schema, question)
+            for adjective, _ in table.states:
+                named = f"{adjective} {table.word}" in question.query
+                assert named == (table.condition(adjective) in question.sql)
+                assert named == (adjective in question.uses)
+                stated += named
+    assert stated > 100
+
+
+def test_uses_holds_every_code_that_the_sql_names_itself():
+    """A state's column and a formula's columns come with the name of the state, rule or metric."""
+    for schema, questions in episodes():
+        for question in questions:
+            table = asked_table(schema, question)
+            implied = {c.code for c in table.of_kind("state")}
+            for name, formula in table.metrics:
+                if name in question.uses:
+                    assert formula in question.sql
+                    implied |= set(formula.split())
+            present = set(re.findall(r"\w+", question.sql)) & set(codes(schema))
+            assert present - question.uses <= implied
+            assert question.uses & set(codes(schema)) <= present
+
+
+def test_query_alone_is_not_enough():
+    """No private code but the everyday word `tax` stands in a query."""
+    for schema, questions in episodes():
+        for question in questions:
+            spoken = set(re.findall(r"\w+", question.query))
+            assert spoken & set(codes(schema)) <= {"tax"}
+
+
+def test_numbers_and_values_of_the_query_stand_in_the_sql():
+    for _, questions in episodes():
+        for question in questions:
+            for value in re.findall(rf"(?:{'|'.join(COMPARISONS)}) (\d+)", question.query):
+                assert re.search(rf"[<>=] {value}\b", question.sql)
+            for year in re.findall(r"(?:since|before) (\d{4})", question.query):
+                assert year in question.sql
+                assert "date format" in question.uses
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_kind_and_table_can_be_asked_for(kind):
+    for seed in range(40):
+        rng = random.Random(seed)
+        schema = random_schema(rng, 3, 6)
+        for table in schema.tables:
+            question = random_question(schema, rng, kind=kind, table=table)
+            assert question.kind == kind  # three joined tables of six columns serve every kind
+            assert asked_table(schema, question) == table
+
+
+def test_what_a_table_cannot_serve_becomes_another_kind():
+    rng = random.Random(0)
+    schema = random_schema(rng, 1, 2)
+    for _ in range(20):
+        question = random_question(schema, rng, kind="join")
+        assert question.kind == "filter"
+        assert "JOIN" not in question.sql
