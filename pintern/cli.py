@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from pintern.errors import EXIT_CODE, UserError, report_user_errors
 
@@ -35,14 +37,15 @@ def config_from_flags() -> ConfigDict:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses flags; what is wrong with them is told without a traceback."""
-    for argument in argv[1:]:
-        if argument.startswith("--config="):
-            path = Path(argument.removeprefix("--config=").split(":")[0])
+    for argument, following in itertools.zip_longest(argv[1:], argv[2:], fillvalue=""):
+        name, _, value = argument.partition("=")
+        if name == "--config":
+            path = Path((value or following).split(":")[0])
             if not path.is_file():
                 _fail(f"--config={path}: there is no such file.")
     try:
         rest = flags.FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         message = str(error.args[0] if error.args else error).strip().splitlines()[0]
         _fail(f"{message} (see --help)")
     except UserError as error:
@@ -59,8 +62,21 @@ def _fail(message: str) -> None:
     sys.exit(EXIT_CODE)
 
 
+def _quiet_and_cached() -> None:
+    """Set before the heavy imports: libraries speak up only for warnings; programs are kept.
+
+    Compiled programs go to the user's cache folder, so that a second run starts at once; the
+    standard JAX_COMPILATION_CACHE_DIR moves it, and an empty one switches it off.
+    """
+    logging.set_verbosity(logging.WARNING)
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "pintern" / "jax"))
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point."""
+    _quiet_and_cached()
     app.run(
         report_user_errors(main),
         flags_parser=lambda argv: (

@@ -114,11 +114,22 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 _SHARE = ("between 0 and 1", lambda x: 0 <= x <= 1)
 _POSITIVE = ("above 0", lambda x: x > 0)
 _NOT_NEGATIVE = ("0 or more", lambda x: x >= 0)
+
+
+def _list_of(what: str, kind: Any) -> tuple[str, Callable[[Any], bool]]:
+    return f"a list of {what}", lambda values: all(isinstance(x, kind) for x in values)
+
+
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": _NOT_NEGATIVE,
+    "task.max_train": _NOT_NEGATIVE,
+    "task.max_test": _NOT_NEGATIVE,
     "prompt.max_shots": _NOT_NEGATIVE,
+    "curriculum.keep_rates": _list_of("numbers", int | float),
+    "curriculum.shots": _list_of("whole numbers", int),
     "curriculum.probe": _POSITIVE,
     "curriculum.patience": _POSITIVE,
+    "adapter.targets": _list_of("patterns", str),
     "adapter.rank": _POSITIVE,
     "adapter.dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
     "adapter.soft_prompt": _NOT_NEGATIVE,
@@ -164,6 +175,12 @@ def validate(config: ConfigDict) -> ConfigDict:
         raise UserError(
             "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
             "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt.",
+        )
+    if config.distill.unlabelled and not config.distill.weight:
+        raise UserError(
+            f"config.distill.unlabelled is {config.distill.unlabelled}, but config.distill.weight "
+            "is 0: without distillation nothing is learned from them.",
+            "Set config.distill.weight (e.g. 1.0), or config.distill.unlabelled=0.",
         )
     if config.train.batch_rows % config.train.accumulate:
         raise UserError(

@@ -108,9 +108,11 @@ class Curriculum:
 
     def must_look(self, step: int, state: AdaptiveState) -> bool:
         """Whether an adaptive run compares scores before this step."""
-        last = state.stage + 1 >= len(self.levels)
+        if not self.adaptive or state.stage + 1 >= len(self.levels):
+            return False
         waited = step - state.since
-        return self.adaptive and not last and waited > 0 and waited % self.patience == 0
+        overdue = step >= self.stages[state.stage].stop
+        return overdue or (waited > 0 and waited % self.patience == 0)
 
     def advance(
         self, step: int, state: AdaptiveState, score_here: float, score_next: float
@@ -150,8 +152,8 @@ def make_curriculum(
       patience: see `Curriculum`.
 
     Raises:
-      UserError: an unknown schedule or unit, a rate outside [0, 1], rates that rise, fewer steps
-        than levels, or lists of different lengths.
+      UserError: an unknown schedule or unit, or a unit that the schedule can't have; a rate outside
+        [0, 1], rates that rise, fewer steps than levels, or lists of different lengths.
     """
     _check(schedule, SCHEDULES, "curriculum.schedule")
     _check(unit, UNITS, "curriculum.unit")
@@ -164,12 +166,16 @@ def make_curriculum(
             raise UserError(f"curriculum.stages is {stages}; it must be at least 1.")
         shape = SHAPES["linear" if schedule == "adaptive" else schedule]
         shares = [shape(s / (stages - 1)) for s in range(stages)] if stages > 1 else [0.0]
-        # Rounding keeps 0.30000000000000004 out of file names, and ⌊K·S⌋ on the right side.
-        shares = [round(share, 6) for share in shares]
-        levels = tuple(Level(share, math.floor(max_shots * share)) for share in shares)
+        # Rounding keeps 0.30000000000000004 out of the tables; ⌊K·S⌋ is taken of the exact share.
+        levels = tuple(Level(round(share, 6), _shots(max_shots, share)) for share in shares)
+    if unit == "steps" and schedule not in SHAPES:
+        raise UserError(
+            f"curriculum.unit is 'steps', which {schedule!r} has no continuous fall for.",
+            "Use curriculum.unit='stages'.",
+        )
     if steps < len(levels):
         raise UserError(f"{steps} steps are too few for {len(levels)} levels of the curriculum.")
-    if unit == "steps" and schedule in SHAPES:
+    if unit == "steps":
         stretches = _continuous(levels, steps, SHAPES[schedule], final_share)
     else:
         stretches = _equal(levels, steps, final_share)
@@ -199,8 +205,15 @@ def _explicit_levels(
             raise UserError(f"curriculum.keep_rates holds {rate}; a rate lies in [0, 1].")
     if any(b > a for a, b in itertools.pairwise(keep_rates)):
         raise UserError(f"curriculum.keep_rates {tuple(keep_rates)} must not rise.")
-    shots = shots or [math.floor(max_shots * rate) for rate in keep_rates]
+    if any(count < 0 for count in shots):
+        raise UserError(f"curriculum.shots {tuple(shots)} holds a negative number of examples.")
+    shots = shots or [_shots(max_shots, rate) for rate in keep_rates]
     return tuple(Level(float(r), int(k)) for r, k in zip(keep_rates, shots, strict=True))
+
+
+def _shots(max_shots: int, share: float) -> int:
+    # 3 · (1 − 2/3) is 1 and 100 · 0.29 is 29, though their floats may fall short of it.
+    return math.floor(round(max_shots * share, 6))
 
 
 def _equal(levels: Sequence[Level], steps: int, final_share: float) -> tuple[Stage, ...]:

@@ -45,6 +45,8 @@ def main(_: list[str]) -> None:
     if prompt.keep_rate or prompt.shots:
         name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
     write_evaluation(workdir / "eval" / name, found, prompt)
+    if parts.prompts.task.note:
+        print(parts.prompts.task.note)
     low, high = found.interval
     print(f"{found.scores.name} {found.scores.value:.1f} (95% {low:.1f}–{high:.1f}), {name}")
     for slice_name, scores in found.slices.items():

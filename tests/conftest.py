@@ -4,5 +4,5 @@ from jaxtyping import install_import_hook
 
 install_import_hook(
     ["pintern.adapters", "pintern.models", "pintern.evaluation.decode", "pintern.training.step"],
-    "beartype.beartype",
+    "checker.typechecked",
 )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from tiny_models import CONFIGS, VOCAB, random_adapter, random_decoder
 
 from pintern.adapters.adapter import (
     Adapter,
@@ -19,29 +20,9 @@ from pintern.adapters.adapter import (
 from pintern.errors import UserError
 from pintern.models.layers import LayerAdapter, Linear
 from pintern.models.layout import parameters_by_path
-from pintern.models.load import init_model
 from pintern.models.merge import merge_lora
 
-CONFIGS = {
-    "llama": {
-        "model_type": "llama",
-        "vocab_size": 31,
-        "hidden_size": 16,
-        "intermediate_size": 24,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    },
-    "gpt2": {
-        "model_type": "gpt2",
-        "vocab_size": 31,
-        "n_embd": 16,
-        "n_layer": 2,
-        "n_head": 4,
-        "n_positions": 32,
-    },
-}
-TOKENS = jnp.arange(2 * 7).reshape(1, 2, 7) % 31
+TOKENS = jnp.arange(2 * 7).reshape(1, 2, 7) % VOCAB
 POSITIONS = jnp.broadcast_to(jnp.arange(7), (1, 2, 7))
 family = pytest.mark.parametrize("family", list(CONFIGS))
 
@@ -52,20 +33,7 @@ def full_precision():
         yield
 
 
-@functools.cache
-def model(family: str):
-    return init_model(CONFIGS[family], seed=1).decoder
-
-
-def adapter_of(family: str, *, trained: bool, dropout: float = 0.0) -> Adapter:
-    decoder = model(family)
-    lora = init_lora(jax.random.key(0), decoder.linear_modules(), 2, rank=3)
-    if trained:
-        lora = {
-            name: LoraPair(pair.a, 0.3 * jax.random.normal(jax.random.key(i), pair.b.shape))
-            for i, (name, pair) in enumerate(lora.items())
-        }
-    return Adapter(lora=lora, scale=lora_scale(6, 3), dropout=dropout)
+model = functools.cache(random_decoder)
 
 
 @functools.partial(jax.jit, static_argnames="family")
@@ -107,8 +75,8 @@ def test_a_rank_below_one_is_refused():
 
 
 def test_scales_and_counts():
-    assert lora_scale(16, 4) == 4
-    assert lora_scale(16, 4, rank_stabilised=True) == 8
+    assert lora_scale(16.0, 4) == 4
+    assert lora_scale(16.0, 4, rank_stabilised=True) == 8
     lora = init_lora(jax.random.key(0), {"mlp.up": (5, 7)}, 2, rank=3)
     assert count_parameters(Adapter(lora, jnp.zeros((4, 5)))) == 2 * 3 * (5 + 7) + 4 * 5
 
@@ -122,13 +90,13 @@ def test_a_starts_with_variance_one_third_of_its_width():
 @family
 def test_training_starts_at_the_base(family):
     base = hidden(family, None)
-    np.testing.assert_array_equal(hidden(family, adapter_of(family, trained=False)), base)
-    assert np.abs(hidden(family, adapter_of(family, trained=True)) - base).max() > 0.01
+    np.testing.assert_array_equal(hidden(family, random_adapter(family, zero_b=True)), base)
+    assert np.abs(hidden(family, random_adapter(family)) - base).max() > 0.01
 
 
 @family
 def test_gradients_are_a_tree_of_the_adapter_alone(family):
-    adapter = adapter_of(family, trained=False)
+    adapter = random_adapter(family, zero_b=True)
     grads = jax.grad(lambda a: hidden(family, a)[..., 0].sum())(adapter)
     assert jax.tree.structure(grads) == jax.tree.structure(adapter)
     for pair in grads.lora.values():
@@ -139,16 +107,16 @@ def test_gradients_are_a_tree_of_the_adapter_alone(family):
 
 @family
 def test_a_merged_kernel_equals_the_adapter(family):
-    adapter = adapter_of(family, trained=True)
-    base = init_model(CONFIGS[family], seed=1).decoder
+    adapter = random_adapter(family)
+    base = random_decoder(family)
     merged, _ = merge_lora(base, adapter)(TOKENS, POSITIONS)
     np.testing.assert_allclose(merged, hidden(family, adapter), atol=2e-5)
 
 
 def test_merging_leaves_the_base_as_it_is():
-    base = init_model(CONFIGS["gpt2"], seed=1).decoder
+    base = random_decoder("gpt2")
     before = {path: np.array(array) for path, array in parameters_by_path(base).items()}
-    merged = parameters_by_path(merge_lora(base, adapter_of("gpt2", trained=True)))
+    merged = parameters_by_path(merge_lora(base, random_adapter("gpt2")))
     for path, array in parameters_by_path(base).items():
         np.testing.assert_array_equal(array, before[path], err_msg=path)
     assert {path for path in before if (merged[path] != before[path]).any()} == {
@@ -157,11 +125,11 @@ def test_merging_leaves_the_base_as_it_is():
 
 
 def test_dropout_follows_its_key_and_is_off_without_one():
-    adapter = adapter_of("llama", trained=True, dropout=0.5)
+    adapter = random_adapter("llama", dropout=0.5)
     one, other = (hidden("llama", adapter, jax.random.key(i)) for i in (1, 2))
     np.testing.assert_array_equal(one, hidden("llama", adapter, jax.random.key(1)))
     assert np.abs(one - other).max() > 1e-3
-    without = hidden("llama", adapter_of("llama", trained=True))
+    without = hidden("llama", random_adapter("llama"))
     np.testing.assert_array_equal(hidden("llama", adapter), without)
     assert np.abs(one - without).max() > 1e-3
 

@@ -98,7 +98,6 @@ def test_a_file_that_is_none(tmp_path):
         ("text", {"text_ids": [1, 40]}, "token id 40.* 40 rows"),
         ("text", {"text_ids": [-1]}, "token id -1"),
         ("file", {}, "no path"),
-        ("random", {}, "'random'"),
         ("uniform", {"length": 0}, "length is 0"),
     ],
 )

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import queue
 import random
+import shutil
 import sys
 import threading
 import time
@@ -41,6 +42,8 @@ STEPS = flags.DEFINE_integer("steps", 3000, "Optimizer steps.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, tokenizer and episodes.")
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 1.5e-3, "Peak rate of AdamW.")
 PASS_MARK = flags.DEFINE_float("pass_mark", 0.75, "Share of rows right before schemas grow.")
+INIT = flags.DEFINE_string("init", "", "Checkpoint to go on from (step-<n> of an earlier run).")
+FIRST_LEVEL = flags.DEFINE_integer("first_level", 0, "Difficulty to start at.")
 WIDTH = flags.DEFINE_integer("width", 192, "Width of the model.")
 LAYERS = flags.DEFINE_integer("layers", 4, "Blocks.")
 
@@ -109,7 +112,7 @@ class _Batches:
 
         threading.Thread(target=work, daemon=True).start()
         for _ in range(AHEAD):
-            self._asked.put(0)
+            self._asked.put(FIRST_LEVEL.value)
 
     def next(self, top: int) -> tuple[int, Batch]:
         self._asked.put(top)
@@ -118,15 +121,22 @@ class _Batches:
 
 def main(_: list[str]) -> None:
     """Trains and writes the checkpoint, its tokenizer and training.json."""
-    from pintern.models.load import save_model
+    from pintern.models.load import load_model, save_model
 
     out = Path(OUT.value)
     out.mkdir(parents=True)
-    train_tokenizer(SEED.value, out)
-    tokenizer = PieceTokenizer.load(out)
-    raw = nano_config(tokenizer.size)
     family = FAMILIES["llama"]
-    graph, params = nnx.split(Decoder(family.to_config(raw), rngs=nnx.Rngs(SEED.value)))
+    if INIT.value:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(Path(INIT.value).parent / name, out / name)
+        checkpoint = load_model(INIT.value)
+        raw, decoder = checkpoint.raw_config, checkpoint.decoder
+    else:
+        train_tokenizer(SEED.value, out)
+        raw = nano_config(PieceTokenizer.load(out).size)
+        decoder = Decoder(family.to_config(raw), rngs=nnx.Rngs(SEED.value))
+    tokenizer = PieceTokenizer.load(out)
+    graph, params = nnx.split(decoder)
     optimizer = _optimizer()
     state = optimizer.init(params)
 
@@ -146,7 +156,7 @@ def main(_: list[str]) -> None:
         level = top if top == 0 or rng.random() < 0.8 else rng.randint(max(0, top - 2), top - 1)
         return level, episodes.make_batch(tokenizer, rng, episodes.LADDER[level])
 
-    batches, top, mean, began = _Batches(make), 0, 0.0, time.monotonic()
+    batches, top, mean, began = _Batches(make), FIRST_LEVEL.value, 0.0, time.monotonic()
     with (out / "log.jsonl").open("w") as log, Progress("pretrain", STEPS.value) as bar:
         for i in range(STEPS.value):
             level, batch = batches.next(top)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pintern.errors import UserError
@@ -71,7 +72,7 @@ def init_lora(
     *,
     targets: tuple[str, ...] = ("all",),
     rank: int,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> dict[str, LoraPair]:
     """Fresh LoRA pairs: A uniform with variance 1/(3·in), B zero.
 

@@ -12,7 +12,7 @@ def merge_lora(decoder: Decoder, adapter: Adapter) -> Decoder:
 
     The soft prompt, if any, stays with the adapter: it is a prompt and not a weight.
     """
-    merged = nnx.merge(*nnx.split(decoder))
+    merged = nnx.clone(decoder)
     for _, module in nnx.iter_modules(merged.blocks):
         if isinstance(module, Linear) and module.name in adapter.lora:
             pair, kernel = adapter.lora[module.name], module.kernel[...]

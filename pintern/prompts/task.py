@@ -85,6 +85,7 @@ class Task:
       metric: name of the score.
       database: what the metric executes answers on, if it executes them.
       metric_options: further arguments of the metric.
+      note: what a reader of the scores must know, e.g. whose split it is; printed with them.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Task:
     metric: str = "exact"
     database: str | None = None
     metric_options: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
+    note: str = ""
 
 
 def task_from_files(

@@ -40,7 +40,8 @@ def files_task(config: ConfigDict, seed: int) -> Task:
             unlabelled=config.unlabelled or None,
             **common,
         )
-    train, test = split_examples(read_examples(config.train), TEST_SHARE, seed)
+    examples = read_examples(config.train)
+    train, test = split_examples(examples, TEST_SHARE, seed)
     unlabelled = ()
     if config.unlabelled:
         from pintern.prompts.task import read_queries
@@ -52,5 +53,9 @@ def files_task(config: ConfigDict, seed: int) -> Task:
         train=train,
         test=test,
         unlabelled=unlabelled,
+        note=(
+            f"No test file: {len(test)} of the {len(examples)} pairs in {config.train} are held "
+            f"out, a fifth of the distinct queries (seed {seed})."
+        ),
         **common,
     )

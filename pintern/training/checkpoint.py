@@ -28,14 +28,16 @@ class Checkpoints:
     Args:
       directory: the folder, made if absent.
       keep: how many of the latest to keep.
+      writes: whether this process trains the run, and so may clear away what a killed one left
+        half-written; a reader mustn't, since the run may be writing it now.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2):
+    def __init__(self, directory: Path, *, keep: int = 2, writes: bool = True):
         self._directory = Path(directory).absolute()
         self._checkpointer = ocp.training.Checkpointer(
             self._directory,
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=writes,
         )
 
     @property
@@ -68,6 +70,12 @@ class Checkpoints:
         if step is None:
             raise UserError(
                 f"{self._directory} holds no checkpoint; train first (python -m pintern.train)."
+            )
+        steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
+        if step not in steps:
+            raise UserError(
+                f"{self._directory} holds no checkpoint of step {step}.",
+                f"There are: {', '.join(map(str, sorted(steps))) or 'none'}.",
             )
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype),

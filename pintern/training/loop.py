@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     resumed = claim(workdir, config)
     parts = assemble(config, prompts_directory=workdir / "prompts")
     check_base(workdir, parts.checkpoint)
+    if parts.prompts.task.note:
+        print(parts.prompts.task.note)
     graph, base = split_decoder(parts.checkpoint)
     curriculum = parts.prompts.curriculum
 
@@ -64,7 +66,9 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     if resumed and checkpoints.latest is not None:
         step, state, stage = checkpoints.restore(state)
     for level in curriculum.levels:
-        _check_length(parts, data, level)
+        _check_length(parts, data, level, f"at τ={level.keep_rate:g} with {level.shots} shots")
+    if config.distill.weight > 0:
+        _check_length(parts, data, Level(1.0, config.distill.shots), "in the teacher's prompt")
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
@@ -87,7 +91,11 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     recorder = Recorder(workdir, first_step=step)
     pending: list[dict[str, Any]] = []
     prepared: Level | None = None
-    with _sigterm() as stop, Progress(config.name, config.train.steps, done=step) as bar:
+    with (
+        closing(programs),
+        _sigterm() as stop,
+        Progress(config.name, config.train.steps, done=step) as bar,
+    ):
         while step < config.train.steps and not stop:
             if curriculum.must_look(step, stage):
                 here, following = curriculum.levels[stage.stage : stage.stage + 2]
@@ -116,15 +124,17 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 }
             )
             step += 1
-            save = step % config.checkpoint.every == 0 or step == config.train.steps
-            if save or stop or step % config.train.log_every == 0:
+            save = step % config.checkpoint.every == 0
+            if save or step % config.train.log_every == 0:
                 _flush(pending, recorder, programs, data)
-            if save or stop:
+            if save:
                 checkpoints.save(step, state, stage)
             loss = recorder.last_loss
             bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss:.3f}")
+        # Here and not in the loop: a signal may come between its last line and its condition.
+        _flush(pending, recorder, programs, data)
+        checkpoints.save(step, state, stage)
     recorder.close(programs)
-    programs.close()
     checkpoints.close()
     return step >= config.train.steps
 
@@ -150,11 +160,10 @@ def _load_data(parts: Parts, workdir: Path) -> tuple[TrainingData, Any]:
     return data, prefill(parts.checkpoint.decoder, tokens, jnp.ones_like(tokens))
 
 
-def _check_length(parts: Parts, data: TrainingData, level: Level) -> None:
+def _check_length(parts: Parts, data: TrainingData, level: Level, where: str) -> None:
     index, length = data.longest(level)
     prefix = len(parts.prompts.prefix(level.keep_rate)) + parts.config.adapter.soft_prompt
-    name = f"Training example {index + 1} at τ={level.keep_rate:g} with {level.shots} shots"
-    check_context(parts, prefix, length, name)
+    check_context(parts, prefix, length, f"Training example {index + 1} {where}")
 
 
 def _next_levels(levels: tuple[Level, ...], level: Level) -> tuple[Level, ...]:

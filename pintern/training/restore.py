@@ -30,7 +30,7 @@ def restore_run(
         return parts, None, 0
     adapter = new_adapter(parts)
     template = TrainState(adapter, make_optimizer(config.train).init(adapter))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, writes=False)
     found, state, _ = checkpoints.restore(template, step)
     checkpoints.close()
     return parts, state.adapter, found

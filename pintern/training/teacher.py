@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pintern.assemble import Parts, split_decoder
+from pintern.assemble import Parts, check_context, split_decoder
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator, Sampling
 from pintern.prompts.task import Example
@@ -48,6 +48,13 @@ def answer_log(
         Sampling(config.eval.max_new_tokens, parts.tokenizer.eos),
     )
     rows = prompts.request_rows(asked, config.distill.shots)
+    longest = max(range(len(rows)), key=lambda i: len(rows[i].tokens))
+    check_context(
+        parts,
+        len(prompts.prefix(1.0)),
+        len(rows[longest].tokens) + config.eval.max_new_tokens,
+        f"Query {asked[longest].id} in the teacher's prompt",
+    )
     made = generator(
         [row.tokens for row in rows], batch_rows=config.eval.batch_rows, progress=progress
     )

@@ -1,0 +1,138 @@
+"""Mistakes in a config or on the command line are told in one line that names them."""
+
+import pytest
+import tiny
+
+from pintern.config import (
+    default_config,
+    differences,
+    fingerprint,
+    from_json,
+    to_json,
+    validate,
+)
+from pintern.errors import UserError
+
+
+def changed(path: str, value: object):
+    config = default_config().unlock()
+    group = config
+    *groups, field = path.split(".")
+    for name in groups:
+        group = group[name]
+    with group.ignore_type():
+        group[field] = value
+    return config
+
+
+def test_the_default_config_is_valid():
+    assert validate(default_config()) == default_config()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("train.step", 5, r"config\.train\.step is not a field.*train\.steps"),
+        ("trian", {}, r"config\.trian is not a field"),
+        ("train.steps", "abc", r"config\.train\.steps is 'abc'; expected int"),
+        ("train.steps", 5.5, r"expected int"),
+        ("train.steps", True, r"expected int"),
+        ("model.remat", 1, r"expected bool"),
+        ("train", 3, r"config\.train is 3; it is a group"),
+        ("adapter.targets", "all", r"expected tuple"),
+        ("adapter.targets", (3,), r"config\.adapter\.targets"),
+        ("curriculum.keep_rates", ("1.0",), r"config\.curriculum\.keep_rates"),
+        ("curriculum.shots", (1.5,), r"config\.curriculum\.shots"),
+        ("train.steps", 0, r"config\.train\.steps is 0; it must be above 0"),
+        ("train.warmup", 1.5, r"between 0 and 1"),
+        ("train.learning_rate", float("nan"), r"config\.train\.learning_rate is nan"),
+        ("adapter.dropout", 1.0, r"config\.adapter\.dropout is 1.0"),
+        ("task.max_train", -1, r"config\.task\.max_train is -1"),
+        ("train.decay", "sudden", r"must be one of cosine, linear, constant"),
+        ("adapter.targets", (), r"nothing would be trained"),
+        ("train.accumulate", 3, r"batch_rows=16 is not a multiple of .*accumulate=3"),
+        ("distill.unlabelled", 10, r"config\.distill\.weight"),
+    ],
+)
+def test_mistakes_are_named(path, value, said):
+    with pytest.raises(UserError, match=said):
+        validate(changed(path, value))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("train.learning_rate", 1), ("adapter.targets", ["mlp.*"]), ("curriculum.keep_rates", (1, 0))],
+)
+def test_whole_numbers_and_lists_may_stand_for_floats_and_tuples(path, value):
+    validate(changed(path, value))
+
+
+def test_a_missing_field_is_named():
+    config = default_config().unlock()
+    del config.train["steps"]
+    with pytest.raises(UserError, match=r"config\.train\.steps is missing"):
+        validate(config)
+
+
+def test_a_soft_prompt_alone_can_be_trained():
+    config = changed("adapter.targets", ())
+    config.adapter.soft_prompt = 4
+    validate(config)
+
+
+def test_json_round_trip():
+    config = changed("curriculum.keep_rates", (1.0, 0.5, 0.0))
+    back = from_json(to_json(config))
+    assert back == config
+    assert to_json(back) == to_json(config)
+    assert differences(back, config) == []
+
+
+def test_differences_name_field_old_and_new_value():
+    other = changed("train.steps", 800)
+    other.adapter.targets = ("mlp.*",)
+    assert differences(default_config(), other) == [
+        "adapter.targets: ['all'] → ['mlp.*']",
+        "train.steps: 400 → 800",
+    ]
+
+
+def test_the_fingerprint_changes_with_any_field():
+    assert fingerprint(default_config()) == fingerprint(default_config())
+    assert fingerprint(changed("seed", 1)) != fingerprint(default_config())
+
+
+def test_command_lines_with_a_mistake_end_in_one_line(tmp_path):
+    file = f"--config={tiny.config_file(tmp_path, tiny.config())}"
+    workdir = f"--workdir={tmp_path / 'run'}"
+    mistakes = {
+        ("--config.train.step=5", file, workdir): "step",
+        ("--config.train.steps=abc", file, workdir): "steps",
+        (f"--config={tmp_path}/none.py", workdir): "none.py",
+        (file,): "workdir",
+        (file, workdir, "--config.train.warmup=2"): "config.train.warmup is 2",
+    }
+    started = {arguments: tiny.start("-m", "pintern.train", *arguments) for arguments in mistakes}
+    for arguments, process in started.items():
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 2, (arguments, out, err)
+        assert err.startswith("error:"), (arguments, err)
+        assert len(err.splitlines()) == 1, (arguments, err)
+        assert mistakes[arguments] in err, (arguments, err)
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_shows_the_docs_and_loads_no_jax():
+    code = (
+        "import runpy, sys\n"
+        "sys.argv = ['train', '--help']\n"
+        "try:\n"
+        "    runpy.run_module('pintern.train', run_name='__main__', alter_sys=True)\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        "print('loaded:', 'jax' in sys.modules)\n"
+    )
+    _, out, err = tiny.run("-c", code)
+    assert "loaded: False" in out, err
+    assert "Trains an adapter that does without the prompt." in out
+    assert "--workdir" in out
