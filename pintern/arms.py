@@ -40,7 +40,7 @@ from pintern.report.accounting import (
 )
 from pintern.training.loop import train
 from pintern.training.restore import restore_run
-from pintern.training.workdir import claim
+from pintern.training.workdir import check_base, claim
 
 _VERSIONED = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
@@ -118,6 +118,7 @@ def run_arms(arms: Sequence[Arm], workdir: Path) -> list[Measured]:
         else:
             claim(folder, arm.config)
             parts = assemble(arm.config, prompts_directory=folder / "prompts")
+            check_base(folder, parts.checkpoint)
             adapter, step = None, 0
         with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
             found = evaluate(parts, adapter, arm.prompt, progress=bar.advance)

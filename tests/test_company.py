@@ -53,8 +53,8 @@ def slice_of(part: str) -> list[dict[str, str]]:
     return [record for record in lines("test.jsonl") if record["slice"] == part]
 
 
-def state_columns() -> list[str]:
-    return [c.code for table in company.COMPANY.tables for c in table.of_kind("state")]
+def flag_columns() -> list[str]:
+    return [c.code for table in company.COMPANY.tables for c in table.of_kind("flag")]
 
 
 def stated(template: str) -> set[str]:
@@ -62,22 +62,25 @@ def stated(template: str) -> set[str]:
     found = set(re.findall(r"\w+", template)) & company.codes()
     for table in company.COMPANY.tables:
         found |= {formula for _, formula in table.metrics if f" {formula}." in template}
-        for adjective, number in table.states:
-            (column,) = table.of_kind("state")
-            line = rf"{column.word} codes of {table.word}: .*\b{adjective} is {number}\b"
-            if re.search(line, template):
-                found.add(table.condition(adjective))
+        line = rf"^Table {table.word} is {table.code}(?: WHERE (.*?))? with (.*)\.$"
+        ((kept, columns),) = re.findall(line, template, re.M)
+        for flag in table.of_kind("flag"):
+            named = f"{flag.word} is {flag.code}" in columns.split(", ")
+            if named and "Flags hold 1 for yes and 0 for no." in template.splitlines():
+                found.add(f"{flag.code} = 1")
         if table.left_out:
-            rule = table.condition(table.left_out, "<>")
-            if f"from {table.code} always keep {rule}." in template:
+            (flag,) = (c for c in table.of_kind("flag") if c.word == table.left_out)
+            rule = f"{flag.code} = 0"
+            said = f"{table.left_out} {table.word} never count." in template.splitlines()
+            if said and kept == rule:
                 found.add(rule)
     return found
 
 
 def facts(sql: str) -> set[str]:
-    """What a query takes from the prompt, read off its text: codes, state conditions, formulas."""
+    """What a query takes from the prompt, read off its text: codes, flag conditions, formulas."""
     found = set(re.findall(r"\w+", sql)) & company.codes()
-    found |= set(re.findall(rf"\b(?:{'|'.join(state_columns())}) (?:=|<>) \d+", sql))
+    found |= set(re.findall(rf"\b(?:{'|'.join(flag_columns())}) = [01]\b", sql))
     return found | set(re.findall(r"\( (\w+ [*+-] \w+) \)", sql))
 
 
@@ -86,7 +89,6 @@ def schema_words() -> list[str]:
     return (
         [t.word for t in tables]
         + [c.word for t in tables for c in t.columns]
-        + [adjective for t in tables for adjective, _ in t.states]
         + [name for t in tables for name, _ in t.metrics]
     )
 
@@ -107,17 +109,14 @@ def test_words_and_codes_are_distinct_and_of_the_vocabulary():
             "number": words.NUMBERS,
             "text": tuple(words.TEXTS),
             "date": words.DATES,
-            "state": words.STATE_COLUMNS,
+            "flag": words.FLAGS,
         }
         assert all(column.word in pools[column.kind] for column in table.columns)
-        assert all(adjective in words.STATES for adjective, _ in table.states)
+        assert table.left_out in {None, *(flag.word for flag in table.of_kind("flag"))}
         for name, formula in table.metrics:
             first, _, second = formula.split()
             assert name in words.METRICS
             assert {first, second} <= {c.code for c in table.of_kind("number")}
-    numbers = [number for table in company.COMPANY.tables for _, number in table.states]
-    assert len(set(numbers)) == len(numbers)
-    assert set(numbers) <= set(words.STATE_CODES)
     assert set(company.HELD_OUT_TABLES + company.HELD_OUT_COLUMNS) <= set(schema_words())
 
 
@@ -180,13 +179,13 @@ def test_house_rules_change_test_answers(database):
     ruled = 0
     for record in lines("test.jsonl"):
         sql = record["completion"]
-        (rule,) = re.findall(r"\w+ <> \d+", sql) or [""]
-        if not rule or f"{rule.split()[0]} = " in sql:  # a state of that column implies the rule
+        (rule,) = re.findall(rf"\b(?:{'|'.join(flag_columns())}) = 0\b", sql) or [""]
+        if not rule:
             continue
         ruled += 1
         without = database.execute(sql.replace(rule, "1 = 1")).fetchall()
         assert sorted(without) != sorted(database.execute(sql).fetchall()), record
-    assert ruled > 40
+    assert ruled > 80
 
 
 def test_numbers_never_repeat_within_a_column(database):
@@ -201,17 +200,16 @@ def test_numbers_never_repeat_within_a_column(database):
             assert RANGES[column.word][0] <= low < high <= RANGES[column.word][1]
 
 
-def test_stored_types_dates_and_states(database):
+def test_stored_types_dates_and_flags(database):
     for table in company.COMPANY.tables:
-        states = {number for _, number in table.states}
         for column in table.columns:
             rows = database.execute(
                 f"SELECT DISTINCT {column.code}, typeof({column.code}) FROM {table.code}"
             ).fetchall()
             kind = "text" if column.kind == "text" else "integer"
             assert {stored for _, stored in rows} == {kind}
-            if column.kind == "state":
-                assert {value for value, _ in rows} == states
+            if column.kind == "flag":
+                assert {value for value, _ in rows} == {0, 1}
             if column.kind == "date":
                 assert all(re.fullmatch(r"20[12]\d[01]\d[0-2]\d", str(v)) for v, _ in rows)
 
@@ -249,6 +247,23 @@ def test_every_held_out_thing_is_tested_and_never_labelled(task):
     assert 0.25 < len(hidden) / len(columns) < 0.45
 
 
+def test_what_labelled_pairs_show_is_shown_often_and_tested(task):
+    for table in company.COMPANY.tables:
+        if table.word in (*company.HELD_OUT_TABLES, "bikes"):
+            continue
+        columns = [c for c in table.columns if c.word not in company.HELD_OUT_COLUMNS]
+        conditions_shown = [table.condition(c.word) for c in columns if c.kind == "flag"]
+        if table.left_out:
+            conditions_shown.remove(table.condition(table.left_out))
+            conditions_shown.append(table.condition(table.left_out, holds=False))
+        for condition in conditions_shown:
+            assert sum(condition in conditions(q.sql) for q in task.train) >= 30
+            assert sum(condition in conditions(q.sql) for q in task.seen) >= 8
+    for thing in set().union(*(company.draws_on(q) for q in task.train)):
+        assert sum(thing in company.draws_on(q) for q in task.train) >= 10, thing
+        assert any(thing in company.draws_on(q) for q in task.seen), thing
+
+
 def test_every_kind_of_question_occurs_everywhere(task):
     for pool in (task.train, task.log, task.seen, task.unseen):
         assert {question.kind for question in pool} == set(KINDS)
@@ -256,9 +271,9 @@ def test_every_kind_of_question_occurs_everywhere(task):
 
 def test_the_log_covers_the_whole_schema_and_gives_no_sql_away(task):
     covered = set().union(*(company.draws_on(question) for question in task.log))
-    named = [a for t in company.COMPANY.tables for a, _ in t.states if a != t.left_out]
+    rules = [f"never {t.left_out}" for t in company.COMPANY.tables if t.left_out]
     metrics = [name for t in company.COMPANY.tables for name, _ in t.metrics]
-    assert company.codes() | company.held_out() | set(named) | set(metrics) <= covered
+    assert company.codes() | company.held_out() | set(rules) | set(metrics) <= covered
     assert all(set(record) == {"id", "query"} for record in lines("log.jsonl"))
     assert len(lines("log.jsonl")) == 1500
 
@@ -303,7 +318,8 @@ def test_is_telling(sql, telling, database):
         ("SELECT COUNT ( * ) FROM tig WHERE vam > 100", True),
         ("SELECT COUNT ( * ) FROM tig WHERE vam > 0", False),
         ("SELECT COUNT ( * ) FROM tig WHERE vam > 100 AND rud > 0", False),
-        ("SELECT COUNT ( * ) FROM sof WHERE zer = 82 AND zer <> 47", True),
+        ("SELECT COUNT ( * ) FROM sof WHERE fib = 1 AND zer = 0", True),
+        ("SELECT COUNT ( * ) FROM sof WHERE dug > 0 AND zer = 0", False),
         ("SELECT sev, COUNT ( * ) FROM tig WHERE vam > 0 GROUP BY sev", False),
         ("SELECT sev FROM tig WHERE vam > 0 ORDER BY rud ASC LIMIT 3", False),
     ],

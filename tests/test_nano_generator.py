@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from experiments.nano import vocabulary as words
 from experiments.nano.questions import COMPARISONS, KINDS, Question, random_question
 from experiments.nano.schema import Schema, Table, random_schema, render_template
 
@@ -36,7 +37,6 @@ def names(schema: Schema) -> list[str]:
     return (
         [t.word for t in schema.tables]
         + [c.word for t in schema.tables for c in t.columns]
-        + [adjective for t in schema.tables for adjective, _ in t.states]
         + [name for t in schema.tables for name, _ in t.metrics]
     )
 
@@ -53,6 +53,16 @@ def empty_database(schema: Schema) -> sqlite3.Connection:
 def asked_table(schema: Schema, question: Question) -> Table:
     code = re.search(r" FROM (\w+)", question.sql)[1]
     return next(table for table in schema.tables if table.code == code)
+
+
+def flag(table: Table, word: str) -> str:
+    (code,) = (c.code for c in table.columns if c.kind == "flag" and c.word == word)
+    return code
+
+
+def rule(table: Table) -> str:
+    """The condition that leaves out what the house rule of a table says."""
+    return f"{flag(table, table.left_out)} = 0"
 
 
 def test_words_and_codes_are_distinct():
@@ -75,9 +85,10 @@ def test_schemas_hang_together():
         assert reached == set(range(len(schema.tables)))
         assert len(schema.joins) == len(schema.tables) - 1
         for table in schema.tables:
-            assert table.left_out is None or table.left_out in dict(table.states)
-            assert len({number for _, number in table.states}) == len(table.states)
-            assert not table.states or len(table.of_kind("state")) == 1
+            flags = [column.word for column in table.of_kind("flag")]
+            assert table.left_out is None or table.left_out in flags
+            assert set(flags) <= set(words.FLAGS)
+            assert {column.kind for column in table.columns} <= {"number", "text", "date", "flag"}
 
 
 def test_a_seed_gives_one_schema_and_seeds_differ():
@@ -93,10 +104,14 @@ def test_template_states_every_name_and_code():
         assert set(codes(schema)) | set(names(schema)) <= stated
         for table in schema.tables:
             assert all(formula in template for _, formula in table.metrics)
-            for adjective, number in table.states:
-                assert re.search(rf"\b{adjective}(?: is| =|:)? {number}\b", template)
-            if table.left_out:
-                assert table.condition(table.left_out, "<>") in template
+            for column in table.columns:
+                assert re.search(rf"\b{column.word}(?: is| =|:)? {column.code}\b", template)
+            heads = re.findall(rf"\b{table.word} is {table.code}\b(.*) with ", template)
+            assert heads == [f" WHERE {rule(table)}" if table.left_out else ""]
+            said = re.findall(rf"^(\w+) {table.word} never count\.$", template, re.M)
+            assert said == ([table.left_out] if table.left_out else [])
+        has_flags = any(table.of_kind("flag") for table in schema.tables)
+        assert ("Flags hold 1 for yes and 0 for no." in template) == has_flags
         has_dates = any(table.of_kind("date") for table in schema.tables)
         assert (schema.date(2020) in template) >= has_dates
 
@@ -119,33 +134,37 @@ def test_house_rule_applies_whenever_its_table_is_asked_about():
             table = asked_table(schema, question)
             if table.left_out:
                 ruled += 1
-                assert table.condition(table.left_out, "<>") in question.sql
+                assert re.search(rf"\b{rule(table)}\b", question.sql)
                 assert f"never {table.left_out}" in question.uses
             else:
-                assert "<>" not in question.sql
+                flags = [c.code for t in schema.tables for c in t.of_kind("flag")]
+                assert not any(re.search(rf"\b{code} = 0\b", question.sql) for code in flags)
                 assert not any(use.startswith("never ") for use in question.uses)
     assert ruled > 100
 
 
-def test_state_in_the_query_is_a_condition_in_the_sql():
-    stated = 0
+def test_flag_in_the_query_is_a_condition_in_the_sql():
+    flagged = 0
     for schema, questions in episodes():
         for question in questions:
             table = asked_table(schema, question)
-            for adjective, _ in table.states:
-                named = f"{adjective} {table.word}" in question.query
-                assert named == (table.condition(adjective) in question.sql)
-                assert named == (adjective in question.uses)
-                stated += named
-    assert stated > 100
+            for column in table.of_kind("flag"):
+                named = f"{column.word} {table.word}" in question.query
+                condition = table.condition(column.word)
+                assert condition == f"{column.code} = 1"
+                assert named == bool(re.search(rf"\b{condition}\b", question.sql))
+                assert named == (column.code in question.uses)
+                assert not (named and column.word == table.left_out)
+                flagged += named
+    assert flagged > 100
 
 
 def test_uses_holds_every_code_that_the_sql_names_itself():
-    """A state's column and a formula's columns come with the name of the state, rule or metric."""
+    """A rule's column and a formula's columns come with the name of the rule or metric."""
     for schema, questions in episodes():
         for question in questions:
             table = asked_table(schema, question)
-            implied = {c.code for c in table.of_kind("state")}
+            implied = {flag(table, table.left_out)} if table.left_out else set()
             for name, formula in table.metrics:
                 if name in question.uses:
                     assert formula in question.sql

@@ -16,11 +16,11 @@ ROWS = {"customers": 70, "orders": 160, "rentals": 160, "bikes": 90, "stations":
 RANGES = {
     "age": (16, 95),
     "points": (1, 400),
+    "bonus": (1, 350),
     "credits": (1, 300),
     "price": (10, 900),
     "quantity": (1, 240),
     "discount": (1, 300),
-    "rating": (1, 400),
     "hours": (1, 240),
     "fee": (2, 400),
     "distance": (1, 600),
@@ -32,6 +32,7 @@ RANGES = {
     "income": (100, 990),
     "rent": (50, 700),
     "area": (10, 400),
+    "seats": (1, 120),
 }
 
 Rows = dict[str, dict[str, list[Any]]]
@@ -50,8 +51,8 @@ def _column(table: Table, column: Column, rng: random.Random) -> list[Any]:
         return values
     if column.kind == "text":
         return [rng.choice(words.TEXTS[column.word]) for _ in range(count)]
-    if column.kind == "state":
-        return [rng.choice([number for _, number in table.states]) for _ in range(count)]
+    if column.kind == "flag":
+        return [int(rng.random() < 0.4) for _ in range(count)]
     # COMPANY stores dates compactly, e.g. 20200101.
     return [
         rng.choice(words.YEARS) * 10000 + rng.randint(1, 12) * 100 + rng.randint(1, 28)

@@ -6,6 +6,7 @@ Prints one table (the base with and without its prompt, three ways to train, and
 HTML report. Run it again after an interruption and it goes on where it was.
 """
 
+import sys
 import time
 from pathlib import Path
 
@@ -41,7 +42,10 @@ def main(_: list[str]) -> None:
     command = f"python -m experiments.company.quickstart --seed={SEED.value}"
     page = write_report(workdir, measured, summary, ours=OURS, command=command)
     (page.parent / "table.md").write_text(render_table(summary, markdown=True) + "\n")
-    print_table(summary)
+    if sys.stdout.isatty():
+        print_table(summary)
+    else:
+        print(render_table(summary))
     print(f"Took {time.monotonic() - began:.0f} s. Report: {page}")
 
 

@@ -32,13 +32,12 @@ class Difficulty(NamedTuple):
 
 LADDER = (
     Difficulty(1, 2, 64, 32, 8, 16, 8, extras=False, recall=True),
-    Difficulty(1, 5, 48, 96, 12, 24, 12, recall=True),
-    Difficulty(1, 3, 56, 48, 1, 44, 32, extras=False),
-    Difficulty(1, 4, 40, 80, 2, 80, 56),
-    Difficulty(2, 5, 26, 160, 2, 80, 56),
-    Difficulty(3, 6, 20, 224, 2, 80, 56),
-    Difficulty(4, 6, 16, 288, 3, 112, 80),
-    Difficulty(5, 7, 13, 400, 4, 144, 104),
+    Difficulty(4, 2, 40, 96, 12, 24, 12, extras=False, recall=True),
+    Difficulty(4, 2, 40, 96, 1, 48, 32, extras=False),
+    Difficulty(5, 3, 32, 136, 2, 80, 56, extras=False),
+    Difficulty(4, 5, 20, 208, 2, 80, 56),
+    Difficulty(5, 6, 16, 272, 2, 80, 56),
+    Difficulty(5, 8, 13, 328, 3, 112, 80),
 )
 ROWS = 2
 
@@ -46,7 +45,6 @@ ROWS = 2
 def _recalls(schema: Schema, rng: random.Random, pairs: int) -> list[Question]:
     """Bare look-ups, word then code: the skill on its own, with a target at every other token."""
     glossary = [(c.word, c.code) for table in schema.tables for c in table.columns]
-    glossary += [(adjective, str(n)) for table in schema.tables for adjective, n in table.states]
     glossary += [(table.word, table.code) for table in schema.tables]
     drawn = [rng.choice(glossary) for _ in range(pairs)]
     return [Question(word, code, "recall", frozenset()) for word, code in drawn]

@@ -170,7 +170,7 @@ def main(_: list[str]) -> None:
             log.write(json.dumps(row | {"seconds": round(time.monotonic() - began)}) + "\n")
             log.flush()
             bar.advance(note=f"level={top} loss={row['loss']:.3f} rows right={mean:.2f}")
-            if (i + 1) % 400 == 0 or i + 1 == STEPS.value:
+            if (i + 1) % 200 == 0 or i + 1 == STEPS.value:
                 final = i + 1 == STEPS.value
                 save_model(
                     out if final else out / f"step-{i + 1}",

@@ -35,7 +35,7 @@ class Question(NamedTuple):
       query: everyday wording.
       sql: the query that answers it.
       kind: question type, e.g. `group`.
-      uses: private codes, and names of states, metrics and rules, that the SQL draws on.
+      uses: private codes, and names of metrics and rules, that the SQL draws on.
     """
 
     query: str
@@ -68,12 +68,12 @@ class _Draft:
     def subject(self) -> str:
         return f"{self.adjective} {self.table.word}".strip()
 
-    def maybe_state(self) -> None:
-        allowed = [a for a, _ in self.table.states if a != self.table.left_out]
-        if allowed and self.rng.random() < 0.4:
-            self.adjective = self.rng.choice(allowed)
-            self.conditions.append(self.table.condition(self.adjective))
-            self.uses.add(self.adjective)
+    def maybe_flag(self) -> None:
+        flags = self.table.of_kind("flag")
+        if flags and self.rng.random() < 0.4:
+            flag = self.use(self.rng.choice(flags))
+            self.adjective = flag.word
+            self.conditions.append(f"{flag.code} = 1")
 
     def add_condition(self, table: Table | None = None) -> bool:
         """Adds `with price above 20`, `whose city is Oslo`, `since 2019`; False if none fits."""
@@ -106,11 +106,7 @@ class _Draft:
         return "".join(" " + p for p in [" and ".join(self.phrases)] if p)
 
     def where(self) -> str:
-        conditions = list(self.conditions)
-        if self.table.left_out:
-            conditions.append(self.table.condition(self.table.left_out, "<>"))
-            self.uses.add(f"never {self.table.left_out}")
-        return f" WHERE {' AND '.join(conditions)}" if conditions else ""
+        return f" WHERE {' AND '.join(self.conditions)}" if self.conditions else ""
 
 
 class Values:
@@ -268,6 +264,6 @@ def random_question(
         kind = "count"
     draft = _Draft(schema, table, rng, values or Values())
     if kind != "list":
-        draft.maybe_state()
+        draft.maybe_flag()
     query, sql = KINDS[kind](draft)
     return Question(query, sql, kind, frozenset(draft.uses))

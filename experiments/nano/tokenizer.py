@@ -26,11 +26,10 @@ def _corpus(rng: random.Random, episodes: int) -> Iterator[str]:
     spaced = (
         words.CODES,
         *words.TEXTS.values(),
-        words.STATES,
+        words.FLAGS,
         words.METRICS,
         words.TABLES,
         years,
-        [str(n) for n in words.STATE_CODES],
     )
     for _ in range(400):  # every code and value often enough to become one token
         for group in spaced:

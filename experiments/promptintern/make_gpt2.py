@@ -46,6 +46,12 @@ def make_gpt2(
     if width % HEAD_WIDTH:
         raise UserError(f"--width={width} is not a multiple of {HEAD_WIDTH}.", "Use 128.")
 
+    from tokenizers import Tokenizer
+
+    # Asked of the file: transformers would add the token to a tokenizer that lacks it.
+    if Tokenizer.from_file(str(path)).token_to_id(END) is None:
+        raise UserError(f"{path} has no token {END}.", "Give GPT-2's tokenizer.")
+
     from transformers import PreTrainedTokenizerFast
 
     from pintern.models.load import init_model, save_model
@@ -53,8 +59,6 @@ def make_gpt2(
     fast = PreTrainedTokenizerFast(
         tokenizer_file=str(path), bos_token=END, eos_token=END, unk_token=END
     )
-    if fast.backend_tokenizer.token_to_id(END) is None:
-        raise UserError(f"{path} has no token {END}.", "Give GPT-2's tokenizer.")
     config = {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int, Key
 
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache, Decoder
@@ -106,7 +106,7 @@ class Generator:
         return self._start(self._base, self._adapter, prefilled, tokens, valid)
 
     def decode(
-        self, cache: Cache, logits: Array, position: Array, keys: PRNGKeyArray
+        self, cache: Cache, logits: Array, position: Array, keys: Key[Array, " row"]
     ) -> Int[Array, "row new"]:
         """Continues prefilled rows to EOS or the limit; slots after EOS hold EOS."""
         return self._continue(self._base, self._adapter, cache, logits, position, keys)
@@ -164,12 +164,12 @@ def _decode(
     cache: Cache,
     logits: Array,
     position: Array,
-    keys: PRNGKeyArray,
+    keys: Key[Array, " row"],
 ) -> Int[Array, "row new"]:
     decoder: Decoder = nnx.merge(graph, base)
     limit, eos = sampling.max_new_tokens, sampling.eos
 
-    def choose(logits: Array, place: Array) -> Array:
+    def choose(logits: Array, place: Array | int) -> Array:
         if sampling.temperature == 0:
             return logits.argmax(-1).astype(jnp.int32)
         step_keys = jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)

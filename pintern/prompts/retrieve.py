@@ -1,6 +1,7 @@
 """Which training examples to show beside a query: lexically near ones, or random ones."""
 
 import hashlib
+import logging
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -42,6 +43,7 @@ class BM25Retriever:
     def __init__(self, pool: Sequence[str]):
         import bm25s
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells every step of indexing
         self._pool = _Pool(pool)
         self._index = bm25s.BM25()
         # The library's own empty token has no column in its index, so that asking for it fails.

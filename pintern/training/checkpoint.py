@@ -77,8 +77,13 @@ class Checkpoints:
                 f"{self._directory} holds no checkpoint of step {step}.",
                 f"There are: {', '.join(map(str, sorted(steps))) or 'none'}.",
             )
+        # Orbax reads a numpy leaf back only into one: it was stored without a sharding.
         abstract = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(np.shape(x), np.asarray(x).dtype),
+            lambda x: (
+                jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+                if isinstance(x, jax.Array)
+                else x
+            ),
             _to_tree(template, AdaptiveState()),
         )
         try:

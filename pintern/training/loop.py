@@ -129,8 +129,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 _flush(pending, recorder, programs, data)
             if save:
                 checkpoints.save(step, state, stage)
-            loss = recorder.last_loss
-            bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss:.3f}")
+            loss = "–" if recorder.last_loss is None else f"{recorder.last_loss:.3f}"
+            bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss}")
         # Here and not in the loop: a signal may come between its last line and its condition.
         _flush(pending, recorder, programs, data)
         checkpoints.save(step, state, stage)
@@ -172,10 +172,10 @@ def _next_levels(levels: tuple[Level, ...], level: Level) -> tuple[Level, ...]:
 
 
 def _prompt_tokens(batch: Any) -> float:
-    """Mean tokens in front of the completion: prefix and the row's own."""
-    prefix = batch.student.prefix_valid.sum(-1).mean()
-    completion = batch.student.target_weights.sum(-1).mean() - 1
-    return round(float(prefix + batch.student.row_valid.sum(-1).mean() - completion - 1), 2)
+    """Mean tokens in front of the completion: prefix, and the row's own less its targets."""
+    rows = batch.student
+    in_row = rows.row_valid.sum(-1).mean() - rows.target_weights.sum(-1).mean()
+    return round(float(rows.prefix_valid.sum(-1).mean() + in_row), 2)
 
 
 def _flush(

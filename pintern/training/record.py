@@ -33,7 +33,7 @@ class Recorder:
         self._since = time.perf_counter()
         self._tokens, self._steps, self._last = 0, 0, {}
         self._levels: dict[str, float] = {}
-        self.last_loss = float("nan")
+        self.last_loss: float | None = None
 
     def write(self, row: dict[str, Any]) -> None:
         """One step's metrics."""

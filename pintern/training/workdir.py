@@ -23,7 +23,8 @@ def claim(workdir: Path, config: ConfigDict) -> bool:
       UserError: the folder holds a run of another config, or files that are not a run's.
     """
     path = workdir / "config.json"
-    if path.exists():
+    # A run that ended before its base was recorded has trained nothing: a wrong path, say.
+    if path.exists() and (workdir / "base.json").exists():
         changed = differences(read_config(workdir), config)
         if changed:
             raise UserError(
@@ -33,7 +34,7 @@ def claim(workdir: Path, config: ConfigDict) -> bool:
         return True
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder.")
-    if workdir.exists() and any(workdir.iterdir()):
+    if workdir.exists() and any(workdir.iterdir()) and not path.exists():
         raise UserError(
             f"{workdir} is not empty and holds no run (no config.json).",
             "Use another --workdir; nothing in it was touched.",

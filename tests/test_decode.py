@@ -1,0 +1,115 @@
+"""Decoding behind a prefilled prefix gives what reading everything again at each token gives."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from pintern.adapters.adapter import Adapter
+from pintern.assemble import new_adapter, split_decoder
+from pintern.evaluation.decode import Generator, Sampling, pad_rows
+
+NEW = 6
+ROOM = 64  # slots of the naive sequence: one program for all of them
+NEVER = 599  # an id that the greedy answers below don't hold
+PREFIX = tuple(range(40, 53))
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@functools.cache
+def rows() -> list[list[int]]:
+    rng = np.random.default_rng(1)
+    return [rng.integers(2, 300, length).tolist() for length in (9, 12, 3, 14, 16)]
+
+
+@functools.cache
+def trained_adapter() -> Adapter:
+    """LoRA away from zero, and a soft prompt."""
+    keys = iter(jax.random.split(jax.random.key(5), 99))
+    fresh = new_adapter(tiny.parts())
+    lora = jax.tree.map(lambda x: 0.2 * jax.random.normal(next(keys), x.shape), fresh.lora)
+    return fresh.replace(lora=lora, soft_prompt=jax.random.normal(next(keys), (3, 32)))
+
+
+def generate(adapter=None, *, batch_rows=2, eos=NEVER, temperature=0.0, seed=0, **more):
+    sampling = Sampling(NEW, eos, temperature)
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    generator = Generator(graph, base, adapter, more.pop("prefix", PREFIX), sampling, **more)
+    return generator(rows(), batch_rows=batch_rows, seed=seed)
+
+
+@jax.jit
+def _next(adapter, sequence, length):
+    decoder = tiny.parts().checkpoint.decoder
+    embedded = decoder.embed(sequence)
+    virtual = 0
+    if adapter is not None:
+        virtual = adapter.num_virtual_tokens
+        embedded = jnp.concatenate([adapter.soft_prompt, embedded])[:ROOM]
+    positions = jnp.where(jnp.arange(ROOM) < length + virtual, jnp.arange(ROOM), -1)
+    hidden, _ = decoder(embedded[None, None], positions[None, None], adapter=adapter)
+    return decoder.logits(hidden[0, 0]).argmax(-1)[length + virtual - 1]
+
+
+def naive(adapter, row: list[int]) -> list[int]:
+    """Greedy tokens, the whole sequence read again for each."""
+    sequence = [*PREFIX, *row]
+    for _ in range(NEW):
+        padded = np.zeros(ROOM, np.int32)
+        padded[: len(sequence)] = sequence
+        sequence.append(int(_next(adapter, padded, jnp.int32(len(sequence)))))
+    return sequence[-NEW:]
+
+
+@pytest.mark.parametrize("kind", ["base", "LoRA and soft prompt"])
+def test_greedy_equals_reading_everything_again(kind):
+    adapter = None if kind == "base" else trained_adapter()
+    made = generate(adapter)
+    assert made == [naive(adapter, row) for row in rows()]
+    assert len({tuple(row) for row in made}) > 1
+    if adapter is not None:
+        assert made != generate()
+
+
+def test_what_a_row_is_batched_with_changes_nothing():
+    """The last batch of two is filled with copies; one of five is not."""
+    assert generate(batch_rows=5) == generate(batch_rows=2)
+
+
+def test_a_completion_ends_before_eos():
+    whole = generate()
+    eos = whole[0][2]
+    expected = [row[: row.index(eos)] if eos in row else row for row in whole]
+    assert len(expected[0]) <= 2
+    assert generate(eos=eos) == expected
+
+
+def test_sampling_depends_on_seed_and_row_alone():
+    drawn = generate(temperature=1.0, seed=3)
+    assert drawn == generate(temperature=1.0, seed=3, batch_rows=5)
+    assert drawn != generate(temperature=1.0, seed=4)
+    assert drawn != generate()
+
+
+def test_reading_the_prefix_with_every_batch_is_only_slower():
+    assert generate(trained_adapter(), cached=False) == generate(trained_adapter())
+
+
+def test_without_a_prefix_rows_stand_alone():
+    alone = generate(prefix=())
+    assert len(alone) == len(rows())
+    assert alone != generate()
+
+
+def test_rows_are_padded_to_a_multiple():
+    tokens, valid = pad_rows([[5, 6, 7], [8]], multiple=4)
+    assert tokens.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+    assert valid.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]

@@ -1,0 +1,113 @@
+"""A run's checkpoint is scored, with and without its adapter, behind any prompt of its ladder."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+
+from pintern.assemble import split_decoder
+from pintern.curriculum import Level
+from pintern.errors import UserError
+from pintern.evaluation.decode import Generator, Sampling
+from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+from pintern.training.probe import probe_score
+from pintern.training.restore import restore_run
+from pintern.training.workdir import read_config
+
+ALONE = InferencePrompt(0.0, 0)
+
+
+def restored(**how):
+    run = tiny.trained_run()
+    return restore_run(run, read_config(run), **how)
+
+
+def test_a_run_is_scored_and_written_down(tmp_path):
+    parts, adapter, step = restored()
+    assert step == 8
+    done = []
+    found = evaluate(parts, adapter, ALONE, progress=done.append)
+    assert sum(done) == 8
+    write_evaluation(tmp_path / "eval" / "8", found, ALONE)
+    scores = json.loads((tmp_path / "eval" / "8" / "scores.json").read_text())
+    predictions = tiny.lines(tmp_path / "eval" / "8" / "predictions.jsonl")
+    assert [p["id"] for p in predictions] == [e.id for e in parts.prompts.task.test]
+    assert [p["gold"] for p in predictions] == [e.completion for e in parts.prompts.task.test]
+    right = [p["prediction"] == p["gold"] for p in predictions]
+    assert scores["score"] == pytest.approx(100 * sum(right) / len(right))
+    assert scores["interval"][0] <= scores["score"] <= scores["interval"][1]
+    assert scores["prompt"] == {"keep_rate": 0.0, "shots": 0, "cached": True}
+    tokens = scores["tokens"]
+    assert tokens["template"] == len(parts.tokenizer.bos)
+    assert tokens["examples"] == 0
+    assert tokens["query"] > 5
+    assert 1 <= tokens["output"] <= parts.config.eval.max_new_tokens + 1
+
+
+def test_earlier_checkpoints_can_be_scored_and_absent_ones_are_told():
+    assert restored(step=6)[2] == 6
+    with pytest.raises(UserError, match=r"no checkpoint of step 7\. There are: 6, 8"):
+        restored(step=7)
+
+
+@pytest.mark.slow
+def test_the_base_behind_the_full_prompt_from_the_command_line(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    arguments = ("--base", "--keep_rate=1", "--shots=1")
+    code, out, err = tiny.run("-m", "pintern.evaluate", f"--workdir={run}", *arguments)
+    assert code == 0, err
+    folder = run / "eval" / "base-tau1-shots1"
+    assert str(folder / "predictions.jsonl") in out
+    assert len(tiny.lines(folder / "predictions.jsonl")) == 8
+    tokens = json.loads((folder / "scores.json").read_text())["tokens"]
+    assert tokens["template"] == len(tiny.parts().prompts.prefix(1.0))
+    assert tokens["examples"] > 5
+
+
+def test_what_is_absent_is_told_in_one_line(tmp_path):
+    empty = tmp_path / "empty"
+    untrained = tmp_path / "untrained"
+    untrained.mkdir()
+    run = tiny.trained_run()
+    for name in ("config.json", "base.json"):
+        (untrained / name).write_text((run / name).read_text())
+    with pytest.raises(UserError, match="holds no checkpoint; train first"):
+        restore_run(untrained, read_config(untrained))
+    code, _, err = tiny.run("-m", "pintern.evaluate", f"--workdir={empty}")
+    assert code == 2
+    assert err.startswith("error:")
+    assert "holds no run" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_test_prompt_longer_than_the_context_is_named():
+    parts, adapter, _ = restored()
+    short = dataclasses.replace(parts.checkpoint.config, max_positions=64)
+    checkpoint = dataclasses.replace(parts.checkpoint, config=short)
+    with pytest.raises(UserError, match=r"Test example example-\d+ at τ=1 with 1 shots is \d+"):
+        evaluate(
+            dataclasses.replace(parts, checkpoint=checkpoint), adapter, InferencePrompt(1.0, 1)
+        )
+
+
+def test_the_probe_scores_labelled_pairs_at_the_level():
+    """Where the base's own answers are the labels, it scores 100; on the real ones it doesn't."""
+    parts, _, _ = restored(base=True)
+    prompts, level = parts.prompts, Level(0.0, 0)
+    generator = Generator(
+        *split_decoder(parts.checkpoint),
+        None,
+        prompts.prefix(level.keep_rate),
+        Sampling(parts.config.eval.max_new_tokens, parts.tokenizer.eos),
+    )
+    rows = prompts.request_rows(prompts.task.train, level.shots)
+    made = generator([row.tokens for row in rows], batch_rows=parts.config.eval.batch_rows)
+    train = tuple(
+        dataclasses.replace(example, completion=parts.tokenizer.decode(ids).strip())
+        for example, ids in zip(prompts.task.train, made, strict=True)
+    )
+    task = dataclasses.replace(prompts.task, train=train)
+    known = dataclasses.replace(parts, prompts=dataclasses.replace(prompts, task=task))
+    assert probe_score(known, None, level) == 100
+    assert probe_score(parts, None, level) < 100

@@ -1,0 +1,305 @@
+"""A whole run: what it writes, how it resumes, and how it refuses."""
+
+import itertools
+import json
+import re
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+import tiny
+
+from pintern.adapters.adapter import Adapter, LoraPair
+from pintern.curriculum import AdaptiveState
+from pintern.errors import UserError
+from pintern.training.checkpoint import Checkpoints
+from pintern.training.data import TrainingData
+from pintern.training.loop import train
+from pintern.training.restore import restore_run
+from pintern.training.step import TrainState, make_optimizer
+from pintern.training.workdir import JsonLines, check_base, claim, read_config
+
+# All state that a run has: an adaptive curriculum, a teacher and its answers, dropout, a soft
+# prompt. The two levels are 20 steps each, and the first ends early.
+EVERYTHING = {
+    "train__steps": 40,
+    "checkpoint__every": 3,
+    "adapter__dropout": 0.1,
+    "adapter__soft_prompt": 2,
+    "curriculum__schedule": "adaptive",
+    "curriculum__patience": 8,
+    "curriculum__probe": 4,
+    "curriculum__epsilon": 100.0,
+    "distill__weight": 0.5,
+    "distill__shots": 1,
+    "distill__unlabelled": 4,
+}
+
+
+def contents(folder):
+    """Every file's bytes."""
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def adapter_of(workdir) -> Adapter:
+    return restore_run(workdir, read_config(workdir))[1]
+
+
+def assert_same_bits(one: Adapter, two: Adapter):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(one), jax.tree.leaves(two), strict=True
+    ):
+        assert np.asarray(a).tobytes() == np.asarray(b).tobytes(), jax.tree_util.keystr(path)
+
+
+def test_a_run_writes_what_it_promises():
+    run = tiny.trained_run()
+    assert {p.name for p in run.iterdir()} == {
+        "config.json",
+        "base.json",
+        "prompts",
+        "checkpoints",
+        "metrics.jsonl",
+        "timings.jsonl",
+        "tensorboard",
+    }
+    rows = tiny.lines(run / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(8))
+    assert [(row["keep_rate"], row["shots"]) for row in rows] == [(1.0, 1)] * 4 + [(0.0, 0)] * 4
+    assert all(0 < row["loss"] < 20 and row["grad_norm"] > 0 for row in rows)
+    assert rows[0]["prompt_tokens"] > rows[-1]["prompt_tokens"] > 5
+    assert all(0 <= row["padding"] < 1 for row in rows)
+    saved = sorted(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit())
+    assert saved == [6, 8]
+    assert (run / "prompts" / "template-1.00.txt").read_text() == tiny.TEMPLATE
+
+
+def test_programs_are_compiled_ahead_and_counted():
+    rows = tiny.lines(tiny.trained_run() / "timings.jsonl")
+    data = TrainingData(tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0)
+    levels = tiny.parts().prompts.curriculum.levels
+    assert rows[-1]["compiled_programs"] == sum(len(data.programs(level)) for level in levels)
+    assert rows[0]["compile_seconds"] > 0
+    assert rows[0]["stall_seconds"] > 0
+    assert all(a["stall_seconds"] <= b["stall_seconds"] for a, b in itertools.pairwise(rows))
+
+
+def test_training_changes_the_adapter_and_learns():
+    adapter = adapter_of(tiny.trained_run())
+    assert all(np.abs(pair.b).max() > 0 for pair in adapter.lora.values())
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_bit_for_bit(tmp_path):
+    config = tiny.config(**EVERYTHING)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert train(config, whole)
+    rows = tiny.lines(whole / "metrics.jsonl")
+    stages = [row["keep_rate"] for row in rows]
+    assert stages == [1.0] * 8 + [0.0] * 32  # it went on by score, before its 20 steps were over
+
+    command = ("-m", "pintern.train", f"--config={tiny.config_file(tmp_path, config)}")
+    for lines, sent, code in [
+        (4, signal.SIGKILL, -9),  # before the stage ends
+        (11, signal.SIGKILL, -9),  # after it
+        (20, signal.SIGTERM, 0),
+    ]:
+        process = tiny.start(*command, f"--workdir={killed}")
+        while process.poll() is None:
+            metrics = killed / "metrics.jsonl"
+            if metrics.exists() and metrics.read_text().count("\n") >= lines:
+                process.send_signal(sent)
+                break
+            time.sleep(0.002)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == code, (out, err)
+        written = metrics.read_text().count("\n")
+        assert lines <= written < 40, "the run was over before the signal came"
+    assert "Stopped by a signal" in out
+    with_checkpoint = max(int(p.name) for p in (killed / "checkpoints").iterdir())
+    assert with_checkpoint == written
+
+    assert train(config, killed)
+    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert (killed / "teacher.jsonl").read_bytes() == (whole / "teacher.jsonl").read_bytes()
+    assert_same_bits(adapter_of(whole), adapter_of(killed))
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    before = contents(run)
+    assert train(tiny.config(), run)
+    after = contents(run)
+    assert {p: b for p, b in after.items() if p in before} == before
+    assert {p.parts[0] for p in after.keys() - before.keys()} <= {"tensorboard"}
+
+
+def test_a_step_that_is_not_finite_is_named_and_the_last_checkpoint_goes_on(tmp_path, monkeypatch):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    shutil.rmtree(run / "checkpoints" / "8")
+    sound = TrainingData.batch
+
+    def poisoned(self, step, level):
+        shape, batch, padding = sound(self, step, level)
+        return shape, batch.replace(labelled=batch.labelled * np.float32("nan")), padding
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingData, "batch", lambda *a: (poisoned if a[1] == 7 else sound)(*a))
+        with pytest.raises(UserError, match="loss at step 7 is nan") as raised:
+            train(tiny.config(), run)
+    data = TrainingData(tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0)
+    numbers = ", ".join(str(i + 1) for i in data.indices(7))
+    assert f"training examples {numbers}." in str(raised.value)
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"6"}
+    assert [row["step"] for row in tiny.lines(run / "metrics.jsonl")] == list(range(7))
+
+    assert train(tiny.config(), run)
+    whole = tiny.trained_run()
+    assert (run / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert_same_bits(adapter_of(run), adapter_of(whole))
+
+
+def test_another_config_is_refused_and_nothing_is_touched(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    before = contents(run)
+    with pytest.raises(UserError, match=r"train\.learning_rate: 0\.002 → 0\.5"):
+        train(tiny.config(train__learning_rate=0.5), run)
+    assert contents(run) == before
+
+
+def test_another_base_is_refused(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    config = tiny.config()
+    config.model.path = str(shutil.copytree(tiny.base(), tmp_path / "base"))
+    text = (run / "config.json").read_text()
+    (run / "config.json").write_text(text.replace(str(tiny.base()), config.model.path))
+    assert train(config, run)  # the same weights at another place are the same base
+    shutil.copy(tiny.base(seed=1) / "model.safetensors", tmp_path / "base")
+    before = contents(run / "checkpoints")
+    with pytest.raises(UserError, match="trained on another base"):
+        train(config, run)
+    assert contents(run / "checkpoints") == before
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError, match="not empty and holds no run"):
+        train(tiny.config(), tmp_path)
+    assert contents(tmp_path).keys() == {(tmp_path / "thesis.txt").relative_to(tmp_path)}
+    with pytest.raises(UserError, match="is a file"):
+        train(tiny.config(), tmp_path / "thesis.txt")
+
+
+@pytest.mark.parametrize("distill", [0.0, 1.0])
+def test_a_prompt_longer_than_the_context_names_example_and_length(tmp_path, distill):
+    """Without distillation the first level doesn't fit; with it, the teacher alone doesn't."""
+    config = tiny.config(model__path=str(tiny.base(context=64)), distill__weight=distill)
+    if distill:
+        config.curriculum.stages = 1
+    with pytest.raises(UserError) as raised:
+        train(config, tmp_path / "run")
+    where = "in the teacher's prompt" if distill else "at τ=1 with 1 shots"
+    assert re.match(rf"Training example \d+ {where} is", str(raised.value))
+    data = TrainingData(tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0, teacher_shots=2)
+    level = tiny.parts().prompts.curriculum.levels[0]
+    prefix = len(tiny.parts().prompts.prefix(1.0))
+    shots = config.distill.shots if distill else level.shots
+    row = max(len(row.tokens) for row in data.rows(shots))
+    assert f"{prefix + row} tokens long ({prefix} of prefix, {row} of row)" in str(raised.value)
+    assert "context is 64" in str(raised.value)
+
+
+def pair(rank: int = 2) -> LoraPair:
+    return LoraPair(np.ones((2, 3, rank), np.float32), np.full((2, rank, 3), 2.0, np.float32))
+
+
+def state_of(**changes):
+    adapter = Adapter(
+        lora={"mlp.up": pair()}, soft_prompt=np.arange(6, dtype=np.float32).reshape(2, 3)
+    ).replace(**changes)
+    return TrainState(adapter, make_optimizer(tiny.config().train).init(adapter))
+
+
+@pytest.mark.parametrize("changes", [{}, {"soft_prompt": None}, {"lora": {}}])
+def test_a_checkpoint_reads_back_what_was_saved(tmp_path, changes):
+    state = state_of(**changes)
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state, AdaptiveState(1, 2))
+    checkpoints.save(3, state, AdaptiveState(1, 2))
+    step, found, curriculum = checkpoints.restore(jax.tree.map(np.zeros_like, state))
+    checkpoints.close()
+    assert (step, curriculum) == (3, AdaptiveState(1, 2))
+    assert jax.tree.structure(found) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_checkpoint_that_is_absent_or_does_not_fit_is_told(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(UserError, match="holds no checkpoint; train first"):
+        checkpoints.restore(state_of())
+    checkpoints.save(3, state_of(), AdaptiveState())
+    with pytest.raises(UserError, match=r"no checkpoint of step 9\. There are: 3"):
+        checkpoints.restore(state_of(), 9)
+    with pytest.raises(UserError, match=r"shape|doesn't fit"):
+        checkpoints.restore(state_of(lora={"mlp.up": pair(rank=4)}))
+    checkpoints.close()
+
+
+def test_a_reader_leaves_a_half_written_checkpoint_to_its_writer(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(3, state_of(), AdaptiveState())
+    checkpoints.close()
+    half = tmp_path / "6.orbax-checkpoint-tmp"
+    half.mkdir()
+    Checkpoints(tmp_path, writes=False).close()
+    assert half.exists()
+
+
+def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": i}) + "\n" for i in range(5)) + '{"step": 5, "lo')
+    file = JsonLines(path, before=4)
+    file.write(step=4, loss=1.5)
+    file.close()
+    assert [row["step"] for row in tiny.lines(path)] == [0, 1, 2, 3, 4]
+    assert tiny.lines(path)[-1]["loss"] == 1.5
+
+
+def test_a_folder_is_claimed_once(tmp_path):
+    run = tmp_path / "run"
+    assert not claim(run, tiny.config(seed=1))
+    assert not claim(run, tiny.config())  # nothing is trained yet: a mistake may be mended
+    check_base(run, tiny.parts().checkpoint)
+    assert claim(run, tiny.config())
+    assert read_config(run) == tiny.config()
+    with pytest.raises(UserError, match="seed: 0 → 1"):
+        claim(run, tiny.config(seed=1))
+    with pytest.raises(UserError, match="holds no run"):
+        read_config(tmp_path)
+    (run / "config.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        read_config(run)
+
+
+def test_the_teacher_answers_no_more_queries_than_there_are(tmp_path):
+    config = tiny.config(distill__weight=1.0, distill__unlabelled=9)
+    with pytest.raises(UserError, match="asks for 9 queries; the task's log has 8"):
+        train(config, tmp_path / "run")
+
+
+def test_data_of_a_level_always_fits_its_programs():
+    prompts = tiny.parts().prompts
+    data = TrainingData(prompts, batch_rows=4, accumulate=2, seed=0, teacher_shots=1)
+    for level in prompts.curriculum.levels:
+        known = {
+            shape: [np.shape(x) for x in jax.tree.leaves(batch)]
+            for shape, batch in data.programs(level)
+        }
+        for step in range(24):
+            shape, batch, padding = data.batch(step, level)
+            assert known[shape] == [np.shape(x) for x in jax.tree.leaves(batch)]
+            assert 0 <= padding < 1
