@@ -30,7 +30,7 @@ def episodes() -> Iterator[tuple[Schema, list[Question]]]:
 
 def codes(schema: Schema) -> list[str]:
     columns = [c.code for t in schema.tables for c in t.columns]
-    return [t.code for t in schema.tables] + columns + [key for _, _, key in schema.joins]
+    return [t.code for t in schema.tables] + columns + [key for _, _, key in schema.joins[:1]]
 
 
 def names(schema: Schema) -> list[str]:
@@ -44,8 +44,8 @@ def names(schema: Schema) -> list[str]:
 def empty_database(schema: Schema) -> sqlite3.Connection:
     connection = sqlite3.connect(":memory:")
     for i, table in enumerate(schema.tables):
-        keys = [key for child, parent, key in schema.joins if i in (child, parent)]
-        columns = ", ".join([c.code for c in table.columns] + keys)
+        keys = {key for child, parent, key in schema.joins if i in (child, parent)}
+        columns = ", ".join([c.code for c in table.columns] + sorted(keys))
         connection.execute(f"CREATE TABLE {table.code} ({columns})")
     return connection
 
@@ -55,14 +55,9 @@ def asked_table(schema: Schema, question: Question) -> Table:
     return next(table for table in schema.tables if table.code == code)
 
 
-def flag(table: Table, word: str) -> str:
-    (code,) = (c.code for c in table.columns if c.kind == "flag" and c.word == word)
-    return code
-
-
-def rule(table: Table) -> str:
-    """The condition that leaves out what the house rule of a table says."""
-    return f"{flag(table, table.left_out)} = 0"
+def rule(formula: str) -> list[str]:
+    """The flag whose rows a formula leaves out, if any."""
+    return re.findall(r" \* \( 1 - (\w+) \)$", formula)
 
 
 def test_words_and_codes_are_distinct():
@@ -70,25 +65,36 @@ def test_words_and_codes_are_distinct():
         schema = schema_of(seed)
         assert len(set(codes(schema))) == len(codes(schema))
         assert len(set(names(schema))) == len(names(schema))
-        # Of all codes, `tax` alone is an everyday word as well.
-        assert set(codes(schema)) & set(names(schema)) <= {"tax"}
+        assert not set(codes(schema)) & set(names(schema))
 
 
-def test_schemas_hang_together():
+def test_every_table_joins_one_hub_on_one_key():
     for seed in SEEDS:
         schema = schema_of(seed)
-        reached = {0}
-        for _ in schema.tables:
-            for child, parent, _ in schema.joins:
-                if reached & {child, parent}:
-                    reached |= {child, parent}
-        assert reached == set(range(len(schema.tables)))
-        assert len(schema.joins) == len(schema.tables) - 1
-        for table in schema.tables:
-            flags = [column.word for column in table.of_kind("flag")]
-            assert table.left_out is None or table.left_out in flags
+        tables = set(range(len(schema.tables)))
+        assert len(schema.joins) == len(tables) - 1
+        assert len({(parent, key) for _, parent, key in schema.joins}) == min(1, len(tables) - 1)
+        for _, hub, _ in schema.joins:
+            assert {child for child, _, _ in schema.joins} == tables - {hub}
+
+
+def test_columns_and_formulas_are_of_their_table():
+    ruled = 0
+    for seed in SEEDS:
+        for table in schema_of(seed).tables:
+            flags = {column.word: column.code for column in table.of_kind("flag")}
             assert set(flags) <= set(words.FLAGS)
             assert {column.kind for column in table.columns} <= {"number", "text", "date", "flag"}
+            for _, formula in table.metrics:
+                first, operator, second = formula.split()[:3]
+                assert first != second
+                assert {first, second} <= {c.code for c in table.of_kind("number")}
+                assert set(rule(formula)) <= set(flags.values())
+                tail = "".join(f" * ( 1 - {flag} )" for flag in rule(formula))
+                assert formula == f"{first} {operator} {second}{tail}"
+                assert operator == "*" if tail else operator in "*-+"
+                ruled += bool(tail)
+    assert ruled > 30
 
 
 def test_a_seed_gives_one_schema_and_seeds_differ():
@@ -107,9 +113,10 @@ def test_template_states_every_name_and_code():
             for column in table.columns:
                 assert re.search(rf"\b{column.word}(?: is| =|:)? {column.code}\b", template)
             heads = re.findall(rf"\b{table.word} is {table.code}\b(.*) with ", template)
-            assert heads == [f" WHERE {rule(table)}" if table.left_out else ""]
-            said = re.findall(rf"^(\w+) {table.word} never count\.$", template, re.M)
-            assert said == ([table.left_out] if table.left_out else [])
+            assert heads == [""]
+        for child, parent, key in schema.joins:
+            mine, hub = schema.tables[child], schema.tables[parent]
+            assert f"{mine.word} join {hub.word} on {key}." in template.splitlines()
         has_flags = any(table.of_kind("flag") for table in schema.tables)
         assert ("Flags hold 1 for yes and 0 for no." in template) == has_flags
         has_dates = any(table.of_kind("date") for table in schema.tables)
@@ -127,20 +134,22 @@ def test_every_query_runs():
     assert kinds == set(KINDS)
 
 
-def test_house_rule_applies_whenever_its_table_is_asked_about():
+def test_house_rule_applies_whenever_its_metric_is_asked_about():
     ruled = 0
     for schema, questions in episodes():
         for question in questions:
             table = asked_table(schema, question)
-            if table.left_out:
-                ruled += 1
-                assert re.search(rf"\b{rule(table)}\b", question.sql)
-                assert f"never {table.left_out}" in question.uses
-            else:
-                flags = [c.code for t in schema.tables for c in t.of_kind("flag")]
-                assert not any(re.search(rf"\b{code} = 0\b", question.sql) for code in flags)
-                assert not any(use.startswith("never ") for use in question.uses)
-    assert ruled > 100
+            expected = []
+            for name, formula in table.metrics:
+                asked = name in re.findall(r"\w+", question.query)
+                assert asked == (name in question.uses) == (f"( {formula} )" in question.sql)
+                expected += rule(formula) if asked else []
+            assert re.findall(r"\( 1 - (\w+) \)", question.sql) == expected
+            ruled += len(expected)
+            # A flag is never asked about by its absence.
+            flags = [c.code for t in schema.tables for c in t.of_kind("flag")]
+            assert not any(re.search(rf"\b{code} = 0\b", question.sql) for code in flags)
+    assert ruled > 20
 
 
 def test_flag_in_the_query_is_a_condition_in_the_sql():
@@ -150,21 +159,18 @@ def test_flag_in_the_query_is_a_condition_in_the_sql():
             table = asked_table(schema, question)
             for column in table.of_kind("flag"):
                 named = f"{column.word} {table.word}" in question.query
-                condition = table.condition(column.word)
-                assert condition == f"{column.code} = 1"
-                assert named == bool(re.search(rf"\b{condition}\b", question.sql))
+                assert named == bool(re.search(rf"\b{column.code} = 1\b", question.sql))
                 assert named == (column.code in question.uses)
-                assert not (named and column.word == table.left_out)
                 flagged += named
     assert flagged > 100
 
 
 def test_uses_holds_every_code_that_the_sql_names_itself():
-    """A rule's column and a formula's columns come with the name of the rule or metric."""
+    """A formula's columns come with the name of the metric."""
     for schema, questions in episodes():
         for question in questions:
             table = asked_table(schema, question)
-            implied = {flag(table, table.left_out)} if table.left_out else set()
+            implied = set()
             for name, formula in table.metrics:
                 if name in question.uses:
                     assert formula in question.sql
@@ -175,11 +181,11 @@ def test_uses_holds_every_code_that_the_sql_names_itself():
 
 
 def test_query_alone_is_not_enough():
-    """No private code but the everyday word `tax` stands in a query."""
+    """No private code stands in a query."""
     for schema, questions in episodes():
         for question in questions:
             spoken = set(re.findall(r"\w+", question.query))
-            assert spoken & set(codes(schema)) <= {"tax"}
+            assert not spoken & set(codes(schema))
 
 
 def test_numbers_and_values_of_the_query_stand_in_the_sql():

@@ -61,7 +61,7 @@ def _column(table: Table, column: Column, rng: random.Random) -> list[Any]:
 
 
 def make_rows(seed: int) -> Rows:
-    """Every table's values. A join key numbers the parent's rows; children point at some of them.
+    """Every table's values. The join key numbers the hub's rows; other tables point at them.
 
     Args:
       seed: the same seed gives the same rows.
@@ -72,10 +72,10 @@ def make_rows(seed: int) -> Rows:
         for table in COMPANY.tables
     }
     for child, parent, key in COMPANY.joins:
-        mine, other = COMPANY.tables[child], COMPANY.tables[parent]
-        parents = range(1, ROWS[other.word] + 1)
-        rows[other.code][key] = list(parents)
-        rows[mine.code][key] = [rng.choice(parents) for _ in range(ROWS[mine.word])]
+        mine, hub = COMPANY.tables[child], COMPANY.tables[parent]
+        numbers = range(1, ROWS[hub.word] + 1)
+        rows[hub.code][key] = list(numbers)
+        rows[mine.code][key] = [rng.choice(numbers) for _ in range(ROWS[mine.word])]
     return rows
 
 

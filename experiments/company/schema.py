@@ -1,7 +1,7 @@
 """The company's database, written out: a firm that sells and rents bicycles.
 
 Pre-training draws schemas at random and never saw this one. What its words mean, and which rows
-count, stands in the prompt alone.
+a metric leaves out, stands in the prompt alone.
 """
 
 from experiments.nano.questions import Question
@@ -89,14 +89,14 @@ COMPANY = Schema(
     date_format="compact",
 )
 
-# What no labelled pair may draw on. A held-out table takes its columns and joins along.
+# What no labelled pair may draw on. A held-out table takes its columns, metric and join along.
 HELD_OUT_TABLES = ("stations",)
 HELD_OUT_COLUMNS = ("language", "discount", "start", "color", "speed", "urgent", "broken")
 HELD_OUT_NAMES = ("turnover", "margin")
 
 
 def held_out() -> frozenset[str]:
-    """Private codes, and names of metrics and rules, that no labelled pair draws on."""
+    """Private codes, and names of metrics, that no labelled pair draws on."""
     tables = [t.code for t in COMPANY.tables if t.word in HELD_OUT_TABLES]
     columns = [c.code for t in COMPANY.tables for c in t.columns if c.word in HELD_OUT_COLUMNS]
     return frozenset([*tables, *columns, *HELD_OUT_NAMES])
@@ -112,5 +112,5 @@ def codes() -> frozenset[str]:
 
 
 def draws_on(question: Question) -> frozenset[str]:
-    """Everything that must be known to answer: `uses`, and the codes within rules and formulas."""
+    """Everything that must be known to answer: `uses`, and the codes within formulas."""
     return question.uses | (codes() & set(question.sql.split()))

@@ -1,11 +1,12 @@
 """The company task: a labelled pool, an unlabelled log and a test set of two slices.
 
 *seen* questions draw on what labelled pairs show; an *unseen* one needs at least one column,
-metric, rule or table that no labelled pair draws on, so that the prompt alone tells of it.
+metric or table that no labelled pair draws on, so that the prompt alone tells of it.
 """
 
 import json
 import random
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,8 @@ TRAIN, LOG, SLICE = 400, 1500, 100
 CANDIDATES = 12
 # Listings differ by little more than their column, so there are few; groupings not many more.
 KINDS = ("filter", "count", "aggregate", "top", "join") * 3 + ("group", "group", "list")
+# How a formula leaves flagged rows out, e.g. ` * ( 1 - zer )`.
+HOUSE_RULE = re.compile(r" \* \( 1 - \w+ \)")
 
 Fits = Callable[[Question], bool]
 
@@ -63,17 +66,16 @@ def is_telling(question: Question, database: sqlite3.Connection) -> bool:
     return bool(rows) and rows != [(0,)] and not named and all(None not in row for row in rows)
 
 
-def needs_every_condition(question: Question, database: sqlite3.Connection) -> bool:
-    """Whether leaving out any one condition changes the answer."""
+def needs_every_part(question: Question, database: sqlite3.Connection) -> bool:
+    """Whether leaving out any one condition, or a formula's house rule, changes the answer."""
     found = conditions(question.sql)
     answer = sorted(database.execute(question.sql).fetchall())
+    shorter = [HOUSE_RULE.sub("", question.sql)] if HOUSE_RULE.search(question.sql) else []
     for i in range(len(found)):
         rest = found[:i] + found[i + 1 :]
         clause = f" WHERE {' AND '.join(rest)}" if rest else ""
-        shorter = question.sql.replace(f" WHERE {' AND '.join(found)}", clause)
-        if sorted(database.execute(shorter).fetchall()) == answer:
-            return False
-    return True
+        shorter.append(question.sql.replace(f" WHERE {' AND '.join(found)}", clause))
+    return all(sorted(database.execute(sql).fetchall()) != answer for sql in shorter)
 
 
 class _Pools:
@@ -113,11 +115,11 @@ class _Pools:
         return taken
 
     def test(self, things: Callable[[Question], frozenset[str]], fits: Fits) -> list[Question]:
-        """One slice: as `balanced`, but with no condition idle and no SQL twice."""
+        """One slice: as `balanced`, but with no condition or house rule idle and no SQL twice."""
 
         def testable(question: Question) -> bool:
             new = fits(question) and question.sql not in self.taken.values()
-            return new and needs_every_condition(question, self.database)
+            return new and needs_every_part(question, self.database)
 
         return self.balanced(SLICE, testable, things)
 

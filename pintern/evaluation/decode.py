@@ -19,7 +19,7 @@ from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache, Decoder
 from pintern.models.shared_prefix import positions_of, prefill
 
-_MULTIPLE = 16
+_MULTIPLE = 32  # wider steps: fewer programs, each of which takes seconds to compile
 
 
 class Sampling(NamedTuple):

@@ -13,6 +13,7 @@ from pintern.prompts.rows import Row
 from pintern.report.accounting import Latency
 
 _KEY = 0
+_SLOTS = 16  # rows are padded to a multiple of so many slots, as a server would
 
 
 def measure_latency(
@@ -45,7 +46,7 @@ def measure_latency(
 
 
 def _serve(generator: Generator, row: Row) -> tuple[float, float]:
-    tokens, valid = pad_rows([row.tokens])
+    tokens, valid = pad_rows([row.tokens], multiple=_SLOTS)
     keys = jax.random.split(jax.random.key(_KEY), 1)
     began = time.perf_counter()
     prefilled = jax.block_until_ready(generator.prefill(tokens, valid))
