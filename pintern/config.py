@@ -87,6 +87,7 @@ def default_config() -> ConfigDict:
     config.distill.weight = 0.0  # λ of KL to the same base, adapter off, full prompt on
     config.distill.shots = 2  # examples in the teacher's prompt
     config.distill.temperature = 1.0
+    config.distill.by_confidence = True  # a row's KL counts by the teacher's belief in it
     config.distill.unlabelled = 0  # queries of the log the teacher answers, mixed into the rows
 
     config.checkpoint = ConfigDict()

@@ -21,7 +21,7 @@ def base_config(seed: int) -> ConfigDict:
     config.seed = seed
     config.task.kind = "company"
     config.prompt.max_shots = SHOTS
-    config.train.steps = 240
+    config.train.steps = 300
     config.train.batch_rows = 16
     config.train.learning_rate = 4e-3
     config.curriculum.final_share = 0.4

@@ -13,6 +13,7 @@ from pintern.prompts.rows import Row
 from pintern.report.accounting import Latency
 
 _KEY = 0
+_BLOCK = 10  # requests that an arm serves before the next one's turn
 _SLOTS = 16  # rows are padded to a multiple of so many slots, as a server would
 
 
@@ -24,9 +25,10 @@ def measure_latency(
 ) -> dict[str, Latency]:
     """Serves the same requests to every arm in turn, one at a time.
 
-    The arms take turns request by request, so that whatever else the machine does hits all of them
-    alike. Every program is run once before it is timed. Times are wall-clock seconds until the
-    result is on the host.
+    The arms take turns in blocks of requests, so that whatever else the machine does hits all of
+    them alike, while each finds its own weights in the processor's cache as a server would. Every
+    program is run once before it is timed. Times are wall-clock seconds until the result is on the
+    host.
 
     Args:
       arms: name to a generator and its rows, the same queries in the same order.
@@ -35,13 +37,14 @@ def measure_latency(
     """
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
     for timed in (False, True):
-        for i in range(requests):
+        for first in range(0, requests, _BLOCK):
             for name, (generator, rows) in arms.items():
-                measured = _serve(generator, rows[i])
+                block = rows[first : min(first + _BLOCK, requests)]
+                measured = [_serve(generator, row) for row in block]
                 if timed:
-                    times[name].append(measured)
+                    times[name] += measured
                 if progress:
-                    progress(1)
+                    progress(len(block))
     return {name: _percentiles(np.asarray(found)) for name, found in times.items()}
 
 

@@ -105,12 +105,18 @@ def target_logits(
     return decoder.logits(at_targets)
 
 
+def token_nats(
+    logits: Float[Array, "*batch vocab"], targets: Int[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """−log p of each target, in nats."""
+    log_probs = jax.nn.log_softmax(logits, axis=-1)
+    return -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+
+
 def cross_entropy(
     logits: Float[Array, "*batch vocab"],
     targets: Int[Array, "*batch"],
     weights: Float[Array, "*batch"],
 ) -> Float[Array, ""]:
     """Weighted sum of −log p(target), in nats. Divide by the weights' sum for a mean."""
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    picked = jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
-    return -jnp.sum(picked * weights)
+    return jnp.sum(token_nats(logits, targets) * weights)

@@ -77,6 +77,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             optimizer,
             distill_weight=config.distill.weight,
             temperature=config.distill.temperature,
+            by_confidence=config.distill.by_confidence,
         ),
         donate=(0,),
     )

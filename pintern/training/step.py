@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache
-from pintern.models.shared_prefix import Batch, cross_entropy, target_logits
+from pintern.models.shared_prefix import Batch, cross_entropy, target_logits, token_nats
 
 
 @flax.struct.dataclass
@@ -92,6 +92,7 @@ def make_step(
     *,
     distill_weight: float = 0.0,
     temperature: float = 1.0,
+    by_confidence: bool = False,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Builds the step `(state, base, batches, prefilled_teacher, key) -> state, metrics`.
 
@@ -99,6 +100,10 @@ def make_step(
     over it and divided by the whole step's target tokens, so that accumulation changes memory and
     nothing else. The base's parameters are an argument: no gradient or optimizer state is made for
     them, and they can be sharded and donated apart.
+
+    With `by_confidence` a row's KL counts by the probability that the teacher gives the row's whole
+    completion. Where it contradicts a gold completion, or wrote one that it half believes in, it
+    is followed the less.
     """
 
     def loss_sum(
@@ -114,6 +119,9 @@ def make_step(
         if batch.teacher is None:
             return ce, parts
         wanted = jax.lax.stop_gradient(target_logits(decoder, batch.teacher, prefix=teacher))
+        if by_confidence:
+            nats = jnp.sum(token_nats(wanted, batch.student.target_tokens) * weights, axis=-1)
+            weights = weights * jnp.exp(-nats)[..., None]
         parts["kl"] = kl_divergence(wanted, logits, weights, temperature)
         return ce + distill_weight * parts["kl"], parts
 
