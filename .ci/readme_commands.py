@@ -1,7 +1,7 @@
 """Prints the shell commands of Markdown files, for CI to run as they stand.
 
-Every fence marked `sh` counts. A comment `<!-- needs PATH -->` above a fence leaves it out, and says
-so, where the path is absent.
+Every fence marked `sh` counts. Where the path of a comment `<!-- needs PATH -->` above a fence is
+absent, the fence is left out, and a line says so.
 """
 
 import re
