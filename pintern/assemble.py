@@ -1,6 +1,6 @@
 """Puts together what a config names: checkpoint, tokenizer, task and prompts.
 
-Entry points call it; nothing else does.
+Entry points, `pintern.training` and `pintern.evaluation` work with what it returns.
 """
 
 from __future__ import annotations

@@ -47,8 +47,10 @@ def main(_: list[str]) -> None:
     write_evaluation(workdir / "eval" / name, found, prompt)
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
-    low, high = found.interval
-    print(f"{found.scores.name} {found.scores.value:.1f} (95% {low:.1f}–{high:.1f}), {name}")
+    bounds = ""
+    if found.interval is not None:
+        bounds = " (95% {:.1f}–{:.1f})".format(*found.interval)
+    print(f"{found.scores.name} {found.scores.value:.1f}{bounds}, {name}")
     for slice_name, scores in found.slices.items():
         print(f"  {slice_name}: {scores.value:.1f}")
     print(

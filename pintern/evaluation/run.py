@@ -41,7 +41,8 @@ class Evaluation:
     Attributes:
       scores: over all examples.
       slices: over each slice.
-      interval: 95% bootstrap bounds of the score, over the test examples.
+      interval: 95% bootstrap bounds of the score over the test examples; None for BLEU, which is a
+        corpus score and no mean of the examples.
       template: mean prompt tokens per request of BOS, soft prompt and template.
       examples: of retrieved examples.
       query: of the query.
@@ -51,7 +52,7 @@ class Evaluation:
 
     scores: Scores
     slices: dict[str, Scores]
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     template: float
     examples: float
     query: float
@@ -118,7 +119,9 @@ def evaluate(
     return Evaluation(
         scores=scores,
         slices={name: found for name, found in slices.items() if name},
-        interval=bootstrap_interval(scores.per_example, config.seed),
+        interval=None
+        if task.metric == "bleu"
+        else bootstrap_interval(scores.per_example, config.seed),
         template=float(len(parts.prompts.prefix(prompt.keep_rate)) + virtual),
         examples=float(np.mean([len(row.tokens) for row in rows])) - query,
         query=query,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from ml_collections import ConfigDict
 
-from pintern.curriculum import Curriculum, Level, make_curriculum
+from pintern.curriculum import Curriculum, make_curriculum
 from pintern.prompts.compress import SelfInformationCompressor, TruncationCompressor
 from pintern.prompts.ladder import Rung, build_ladder, read_ladder, write_ladder
 from pintern.prompts.retrieve import Retriever, make_retriever
@@ -155,11 +155,3 @@ def prepare_prompts(
             config.prompt.retriever, [example.query for example in task.train], config.seed
         ),
     )
-
-
-def level_rows(prompts: Prompts, level: Level) -> list[Row]:
-    """Training rows of the labelled pairs at a level."""
-    return [
-        prompts.renderer.row(piece, shots)
-        for piece, shots in zip(prompts.pool, prompts.shots_for_pool(level.shots), strict=True)
-    ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from pintern.curriculum import Level
 from pintern.prompts.pipeline import Prompts
-from pintern.prompts.rows import Pieces, Row
+from pintern.prompts.rows import Row
 from pintern.prompts.task import Example
 from pintern.training.batches import (
     Shape,
@@ -127,11 +127,3 @@ class TrainingData:
             labelled=self._labelled[None, indices],
             teacher=teacher,
         )
-
-
-def pieces_per_example(pieces: Sequence[Pieces]) -> tuple[float, float]:
-    """Mean tokens of query and completion."""
-    return (
-        float(np.mean([len(p.query) for p in pieces])),
-        float(np.mean([len(p.completion) for p in pieces])),
-    )
