@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.nano.questions import Question, random_question
-from experiments.nano.schema import Schema, random_schema, render_template
+from experiments.nano.schema import RULES, Schema, random_schema, render_template
 from pintern.models.shared_prefix import Batch
 from pintern.prompts.tokens import PieceTokenizer
 
@@ -28,6 +28,7 @@ class Difficulty(NamedTuple):
     target_slots: int
     extras: bool = True
     recall: bool = False
+    rules: bool = False
 
 
 LADDER = (
@@ -37,25 +38,43 @@ LADDER = (
     Difficulty(5, 3, 32, 136, 2, 80, 56, extras=False),
     Difficulty(4, 5, 20, 208, 2, 80, 56),
     Difficulty(5, 6, 16, 272, 2, 80, 56),
-    Difficulty(5, 8, 13, 328, 3, 112, 80),
+    Difficulty(5, 9, 10, 496, 3, 112, 80, rules=True),
 )
 ROWS = 2
+RECALL_SHARE = 0.25
+RECALL_PAIRS = 10
 
 
 def _recalls(schema: Schema, rng: random.Random, pairs: int) -> list[Question]:
-    """Bare look-ups, word then code: the skill on its own, with a target at every other token."""
+    """Bare look-ups, word then code: the skill on its own, with a target at every other token.
+
+    Where there are metrics, every other look-up is of a formula.
+    """
     glossary = [(c.word, c.code) for table in schema.tables for c in table.columns]
     glossary += [(table.word, table.code) for table in schema.tables]
-    drawn = [rng.choice(glossary) for _ in range(pairs)]
+    formulas = [metric for table in schema.tables for metric in table.metrics]
+    drawn = [
+        rng.choice(formulas if formulas and rng.random() < 0.5 else glossary) for _ in range(pairs)
+    ]
     return [Question(word, code, "recall", frozenset()) for word, code in drawn]
 
 
-def _row(schema: Schema, rng: random.Random, pairs: int, recall: bool) -> list[Question]:
-    """Questions of one row: half of the rows keep to one table, as retrieved examples would."""
+def _rules(rng: random.Random) -> tuple[str, ...]:
+    """Half of the time all rules, else some, in any order."""
+    return tuple(rng.sample(RULES, min(len(RULES), rng.randint(0, 2 * len(RULES)))))
+
+
+def _row(schema: Schema, rng: random.Random, level: Difficulty) -> list[Question]:
+    """Questions of one row: half of the rows keep to one table, as retrieved examples would.
+
+    Where there are metrics, some rows hold look-ups still: their formulas are learned by them.
+    """
     table = rng.choice(schema.tables) if rng.random() < 0.5 else None
-    if recall:
-        return _recalls(schema, rng, pairs)
-    return [random_question(schema, rng, table=table) for _ in range(rng.randint(1, pairs))]
+    if level.recall:
+        return _recalls(schema, rng, level.pairs)
+    if level.extras and rng.random() < RECALL_SHARE:
+        return _recalls(schema, rng, RECALL_PAIRS)
+    return [random_question(schema, rng, table=table) for _ in range(rng.randint(1, level.pairs))]
 
 
 def make_batch(tokenizer: PieceTokenizer, rng: random.Random, level: Difficulty) -> Batch:
@@ -69,12 +88,12 @@ def make_batch(tokenizer: PieceTokenizer, rng: random.Random, level: Difficulty)
     group = 0
     while group < level.groups:
         schema = random_schema(rng, level.tables, level.columns, extras=level.extras)
-        questions = [_row(schema, rng, level.pairs, level.recall) for _ in range(ROWS)]
-        pieces = [render_template(schema, rng)]
+        questions = [_row(schema, rng, level) for _ in range(ROWS)]
+        pieces = [render_template(schema, rng, rules=_rules(rng) if level.rules else ())]
         for row in questions:
             for question in row:
                 pieces += [
-                    (RECALL if level.recall else QUERY).format(query=question.query),
+                    (RECALL if question.kind == "recall" else QUERY).format(query=question.query),
                     COMPLETION.format(completion=question.sql),
                 ]
         ids = iter(tokenizer.encode_many(pieces))
@@ -90,10 +109,10 @@ def make_batch(tokenizer: PieceTokenizer, rng: random.Random, level: Difficulty)
             for i, _ in enumerate(row):
                 tokens += next(ids)
                 completion = next(ids)
-                last = i == len(row) - 1
-                wanted = [*completion, tokenizer.eos] if last and not level.recall else completion
+                last, recall = i == len(row) - 1, row[i].kind == "recall"
+                wanted = [*completion, tokenizer.eos] if last and not recall else completion
                 predicted += [(len(tokens) - 1 + j, token) for j, token in enumerate(wanted)]
-                tokens += completion + ([] if last or level.recall else newline)
+                tokens += completion + ([] if last or recall else newline)
             predicted = [p for p in predicted if p[0] < level.row_slots][: level.target_slots]
             tokens = tokens[: level.row_slots]
             rows[group, r, : len(tokens)] = tokens

@@ -38,11 +38,11 @@ from pintern.progress import Progress
 from pintern.prompts.tokens import PieceTokenizer
 
 OUT = flags.DEFINE_string("out", "runs/nano", "Folder of the checkpoint; must not exist.")
-STEPS = flags.DEFINE_integer("steps", 3000, "Optimizer steps.")
+STEPS = flags.DEFINE_integer("steps", 4000, "Optimizer steps.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, tokenizer and episodes.")
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 1.5e-3, "Peak rate of AdamW.")
-PASS_MARK = flags.DEFINE_float("pass_mark", 0.75, "Share of rows right before schemas grow.")
-INIT = flags.DEFINE_string("init", "", "Checkpoint to go on from (step-<n> of an earlier run).")
+PASS_MARK = flags.DEFINE_float("pass_mark", 0.6, "Share of rows right before schemas grow.")
+INIT = flags.DEFINE_string("init", "", "Checkpoint to go on from, e.g. an earlier --out.")
 FIRST_LEVEL = flags.DEFINE_integer("first_level", 0, "Difficulty to start at.")
 WIDTH = flags.DEFINE_integer("width", 192, "Width of the model.")
 LAYERS = flags.DEFINE_integer("layers", 4, "Blocks.")
@@ -119,6 +119,11 @@ class _Batches:
         return self._made.get()
 
 
+def _copy_tokenizer(source: Path, target: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, target / name)
+
+
 def main(_: list[str]) -> None:
     """Trains and writes the checkpoint, its tokenizer and training.json."""
     from pintern.models.load import load_model, save_model
@@ -127,8 +132,7 @@ def main(_: list[str]) -> None:
     out.mkdir(parents=True)
     family = FAMILIES["llama"]
     if INIT.value:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(Path(INIT.value).parent / name, out / name)
+        _copy_tokenizer(Path(INIT.value), out)
         checkpoint = load_model(INIT.value)
         raw, decoder = checkpoint.raw_config, checkpoint.decoder
     else:
@@ -172,13 +176,10 @@ def main(_: list[str]) -> None:
             bar.advance(note=f"level={top} loss={row['loss']:.3f} rows right={mean:.2f}")
             if (i + 1) % 200 == 0 or i + 1 == STEPS.value:
                 final = i + 1 == STEPS.value
-                save_model(
-                    out if final else out / f"step-{i + 1}",
-                    nnx.merge(graph, params),
-                    family,
-                    raw,
-                    dtype="bfloat16",
-                )
+                folder = out if final else out / f"step-{i + 1}"
+                save_model(folder, nnx.merge(graph, params), family, raw, dtype="bfloat16")
+                if not final:
+                    _copy_tokenizer(out, folder)
     record = {
         "command": f"python -m experiments.nano.pretrain {' '.join(sys.argv[1:])}".strip(),
         "seed": SEED.value,

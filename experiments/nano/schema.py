@@ -5,6 +5,22 @@ import random
 
 from experiments.nano import vocabulary as words
 
+RULES = (
+    "Write one statement with no comment and no semicolon.",
+    "Use only tables and columns that are listed here.",
+    "Text stands in single quotes as it is written in the question.",
+    "Average and mean are AVG, total and overall are SUM.",
+    "Highest and largest are MAX, lowest and smallest are MIN.",
+    "Above and over mean more, below and under mean less.",
+    "At least and at most include the number itself.",
+    "Since a year includes its first day, before a year does not.",
+    "How many and number of ask for COUNT.",
+    "Per and for each ask for GROUP BY.",
+    "The few with the highest or lowest ask for ORDER BY and LIMIT.",
+    "Two tables are joined by JOIN and USING.",
+)
+"""What a prompt says about SQL whatever the schema."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -88,13 +104,10 @@ def random_schema(rng: random.Random, tables: int, columns: int, *, extras: bool
             cols.append(Column(name, next(codes), kind))
         table = Table(word, next(codes), tuple(cols))
         numeric = table.of_kind("number")
-        if extras and len(numeric) >= 2 and rng.random() < 0.6:
-            first, second = rng.sample(numeric, 2)
-            formula = f"{first.code} {rng.choice('*-+')} {second.code}"
-            flagged = table.of_kind("flag")
-            if flagged and rng.random() < 0.5:  # a house rule: rows with the flag don't count
-                formula = f"{first.code} * {second.code} * ( 1 - {flagged[0].code} )"
-            table = dataclasses.replace(table, metrics=((next(metrics), formula),))
+        if extras and len(numeric) >= 2:
+            found = [_formula(table, rng) for _ in range(rng.choice([0, 1, 1, 2]))]
+            named = tuple((next(metrics), formula) for formula in dict.fromkeys(found))
+            table = dataclasses.replace(table, metrics=named)
         made.append(table)
 
     hub, key = rng.randrange(tables), next(codes)
@@ -102,8 +115,25 @@ def random_schema(rng: random.Random, tables: int, columns: int, *, extras: bool
     return Schema(tuple(made), tuple(joins), rng.choice(["compact", "year"]))
 
 
-def render_template(schema: Schema, rng: random.Random | None = None) -> str:
-    """The prompt that explains a schema. `rng` varies its wording; None takes the first wording."""
+def _formula(table: Table, rng: random.Random) -> str:
+    """Two numeric columns, and perhaps a house rule: rows with a flag don't count."""
+    first, second = rng.sample(table.of_kind("number"), 2)
+    flagged = table.of_kind("flag")
+    if flagged and rng.random() < 0.4:
+        return f"{first.code} * {second.code} * ( 1 - {flagged[0].code} )"
+    return f"{first.code} {rng.choice('*-+')} {second.code}"
+
+
+def render_template(
+    schema: Schema, rng: random.Random | None = None, *, rules: tuple[str, ...] = RULES
+) -> str:
+    """The prompt that explains a schema.
+
+    Args:
+      schema: what it explains.
+      rng: varies the wording; None takes the first wording of everything.
+      rules: sentences that follow the instruction.
+    """
 
     def pick(*wordings: str) -> str:
         return rng.choice(wordings) if rng else wordings[0]
@@ -114,7 +144,8 @@ def render_template(schema: Schema, rng: random.Random | None = None) -> str:
             "Answer each question about our database with one SQLite query.",
             "Write one SQLite query for the question.",
             "You translate questions to SQL.",
-        )
+        ),
+        *rules,
     ]
     for table in schema.tables:
         columns = ", ".join(f"{c.word}{link}{c.code}" for c in table.columns)
