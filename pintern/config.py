@@ -84,7 +84,10 @@ def default_config() -> ConfigDict:
     config.train.log_every = 10  # steps
 
     config.distill = ConfigDict()
-    config.distill.weight = 0.0  # λ of KL to the same base, adapter off, full prompt on
+    config.distill.weight = 0.0  # λ of KL to a teacher that reads the full prompt
+    config.distill.teacher = (
+        "base"  # base (adapter off) or first_stage (as its last step leaves it)
+    )
     config.distill.shots = 2  # examples in the teacher's prompt
     config.distill.temperature = 1.0
     config.distill.by_confidence = True  # a row's KL counts by the teacher's belief in it
@@ -109,6 +112,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "task.metric": ("exact", "bleu", "sql"),
     "prompt.compressor": ("self_information", "truncation"),
     "prompt.retriever": ("bm25", "random"),
+    "distill.teacher": ("base", "first_stage"),
     "adapter.soft_prompt_init": ("uniform", "vocabulary", "text", "file"),
     "train.decay": ("cosine", "linear", "constant"),
 }

@@ -229,11 +229,17 @@ def _equal(levels: Sequence[Level], steps: int, final_share: float) -> tuple[Sta
 def _continuous(
     levels: Sequence[Level], steps: int, shape: Callable[[float], float], final_share: float
 ) -> tuple[Stage, ...]:
-    """S falls at each step; each step takes the level whose rate is nearest."""
-    falling = max(round(steps * (1 - final_share)) - 1, 1)
+    """S falls at each step; each step takes the level whose rate is nearest.
+
+    With a final share the fall is stretched so that its nearest level becomes the last one when
+    that share of the steps is left.
+    """
+    falling = steps - 1.0
+    if final_share and len(levels) > 1:
+        falling = steps * (1 - final_share) / _time_at(shape, levels[-2].keep_rate / 2)
     nearest = []
     for step in range(steps):
-        share = shape(min(step / falling, 1.0))
+        share = shape(min(step / max(falling, 1.0), 1.0))
         distances = [abs(level.keep_rate - share) for level in levels]
         nearest.append(distances.index(min(distances)))
     stretches = []
@@ -242,6 +248,15 @@ def _continuous(
             start = nearest.index(i)
             stretches.append(Stage(level, start, start + nearest.count(i)))
     return tuple(stretches)
+
+
+def _time_at(shape: Callable[[float], float], share: float) -> float:
+    """When a falling shape comes down to a share, by bisection."""
+    early, late = 0.0, 1.0
+    for _ in range(50):
+        middle = (early + late) / 2
+        early, late = (middle, late) if shape(middle) > share else (early, middle)
+    return late
 
 
 def main(_: list[str]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 _PLAIN_EVERY = 10.0  # seconds between lines without a terminal
@@ -57,6 +59,17 @@ class Progress:
             self._bar.stop()
         elif kind is None:
             self._print(time.monotonic(), "")
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Takes the bar off the terminal while another one has it."""
+        if self._bar is not None:
+            self._bar.stop()
+        try:
+            yield
+        finally:
+            if self._bar is not None:
+                self._bar.start()
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """Tells that `count` more units are done; `note` says how it goes (level, loss)."""

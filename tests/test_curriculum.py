@@ -106,10 +106,16 @@ def test_over_steps_every_step_takes_the_nearest_level(schedule):
     assert {level for level in levels_by_step(curriculum, steps)} == set(curriculum.levels)
 
 
-def test_over_steps_the_final_share_is_spent_on_the_query_alone():
-    curriculum = make(unit="steps", steps=200, stages=2, final_share=0.5)
-    alone = [level.keep_rate == 0 for level in levels_by_step(curriculum, 200)]
-    assert all(alone[100:])
+@shape
+@pytest.mark.parametrize("stages", [2, 4, 7])
+@pytest.mark.parametrize("final_share", [0.25, 0.4, 0.75])
+def test_over_steps_the_final_share_is_spent_on_the_query_alone(schedule, stages, final_share):
+    curriculum = make(
+        schedule=schedule, unit="steps", steps=200, stages=stages, final_share=final_share
+    )
+    last = curriculum.stages[-1]
+    assert last.level.keep_rate == 0
+    assert abs(last.stop - last.start - 200 * final_share) <= 1
 
 
 def test_after_the_last_step_the_last_level_stays():

@@ -16,6 +16,7 @@ from pintern.models.shared_prefix import prefill
 from pintern.prompts.task import Example
 from pintern.training.data import TrainingData
 from pintern.training.step import (
+    Teacher,
     TrainState,
     kl_divergence,
     learning_rate,
@@ -50,11 +51,11 @@ def split():
     return split_decoder(tiny.parts().checkpoint)
 
 
-@functools.cache
-def teacher():
-    tokens = jnp.asarray(data(1).teacher_prefix)[None]
+def teacher(adapter=None):
+    tokens = jnp.asarray(tiny.parts().prompts.prefix(1.0))[None]
     decoder = tiny.parts().checkpoint.decoder
-    return jax.jit(lambda tokens: prefill(decoder, tokens, jnp.ones_like(tokens)))(tokens)
+    prefix = jax.jit(lambda x: prefill(decoder, x, jnp.ones_like(x), adapter=adapter))(tokens)
+    return Teacher(adapter, prefix)
 
 
 @functools.cache
@@ -71,9 +72,10 @@ def trained_adapter():
     )
 
 
-def step(adapter, batch):
+def step(adapter, batch, taught_by=None):
     state = TrainState(adapter, optax.sgd(1.0).init(adapter))
-    after, metrics = jitted()(state, split()[1], batch, teacher(), jax.random.key(0))
+    taught_by = taught_by or teacher()
+    after, metrics = jitted()(state, split()[1], batch, taught_by, jax.random.key(0))
     return jax.tree.map(jnp.subtract, adapter, after.adapter), metrics
 
 
@@ -97,6 +99,14 @@ def test_a_fresh_adapter_behind_the_teachers_prompt_is_the_teacher():
     _, metrics = step(new_adapter(tiny.parts()), data(1).batch(0, FULL)[1])
     assert abs(float(metrics["kl"])) < 1e-6
     _, metrics = step(trained_adapter(), data(1).batch(0, FULL)[1])
+    assert float(metrics["kl"]) > 1e-3
+
+
+def test_a_teacher_with_an_adapter_is_followed_with_it_on():
+    adapter = trained_adapter()
+    _, metrics = step(adapter, data(1).batch(0, FULL)[1], teacher(adapter))
+    assert abs(float(metrics["kl"])) < 1e-6
+    _, metrics = step(new_adapter(tiny.parts()), data(1).batch(0, FULL)[1], teacher(adapter))
     assert float(metrics["kl"]) > 1e-3
 
 

@@ -48,6 +48,7 @@ def company_arms(seed: int) -> list[Arm]:
 
     distilled = _named(progressive, OURS)
     distilled.distill.weight = 1.0
+    distilled.distill.teacher = "first_stage"
     distilled.distill.shots = SHOTS
     distilled.distill.unlabelled = 1200
     return [

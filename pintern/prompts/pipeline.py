@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pintern.prompts.tokens import PieceTokenizer
 Surprisal = Callable[[Sequence[int]], np.ndarray]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Prompts:
     """The prompts of a run.
 
@@ -44,6 +45,7 @@ class Prompts:
         """Ids of BOS and the template at a keep rate of the ladder."""
         return self.renderer.prefix(self.ladder[keep_rate].text)
 
+    @functools.cache  # noqa: B019  one object a run
     def shots_for_pool(self, shots: int) -> list[list[Pieces]]:
         """Examples for each labelled pair, never itself (leave-one-out)."""
         queries = [example.query for example in self.task.train]

@@ -7,6 +7,7 @@ one that is there is whole.
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,10 @@ class Checkpoints:
                 f"Checkpoint {step} could not be written to {self._directory}: {error}.",
                 "Earlier checkpoints are whole; free space or mend the folder and run again.",
             ) from error
+
+    def discard(self, step: int) -> None:
+        """Removes the checkpoint of `step`, if there is one: it turned out to be no good."""
+        shutil.rmtree(self._directory / str(step), ignore_errors=True)
 
     def restore(
         self, template: TrainState, step: int | None = None

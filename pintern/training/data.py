@@ -51,7 +51,6 @@ class TrainingData:
         self._lengths = np.array([len(p.query) + len(p.completion) for p in self._pieces])
         self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
         self._teacher_shots = teacher_shots
-        self.teacher_prefix = prompts.prefix(1.0) if teacher_shots is not None else None
 
     def __len__(self) -> int:
         return len(self._pieces)
@@ -59,8 +58,10 @@ class TrainingData:
     @functools.cache  # noqa: B019  one object a run
     def rows(self, shots: int) -> list[Row]:
         """Every row with so many examples in front of it."""
-        found = self._prompts.shots_for_pool(shots)
-        found += self._prompts.shots_for([example.query for example in self._answered], shots)
+        found = [
+            *self._prompts.shots_for_pool(shots),
+            *self._prompts.shots_for([example.query for example in self._answered], shots),
+        ]
         return [
             self._prompts.renderer.row(piece, shot)
             for piece, shot in zip(self._pieces, found, strict=True)
@@ -97,11 +98,6 @@ class TrainingData:
         """Which items a step trains on; the labelled pairs come first in the numbering."""
         drawn = step_indices(step, self._lengths, rows=self._rows, seed=self._seed)
         return drawn.tolist()
-
-    def longest(self, level: Level) -> tuple[int, int]:
-        """Index of the level's longest row, and its length."""
-        lengths = [len(row.tokens) for row in self.rows(level.shots)]
-        return int(np.argmax(lengths)), max(lengths)
 
     def _stack(self, indices: Sequence[int], level: Level, shape: Shape) -> TrainBatch:
         prefix = self._prompts.prefix(level.keep_rate)

@@ -9,22 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from pintern.assemble import Parts, assemble, check_context, new_adapter, split_decoder
+from pintern.assemble import Parts, assemble, new_adapter, split_decoder
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
-from pintern.models.shared_prefix import prefill
 from pintern.progress import Progress
+from pintern.prompts.ladder import write_ladder
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
+from pintern.training.lengths import check_lengths
 from pintern.training.probe import probe_score
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
-from pintern.training.step import TrainState, learning_rate, make_optimizer, make_step
-from pintern.training.teacher import answer_log
+from pintern.training.step import (
+    Teacher,
+    TrainState,
+    learning_rate,
+    make_optimizer,
+    make_step,
+)
+from pintern.training.teacher import (
+    answer_log,
+    base_teacher,
+    check_distillation,
+    first_stage_teacher,
+)
 from pintern.training.workdir import check_base, claim
 
 
@@ -46,15 +57,20 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     """
     # ── the run and its parts ──
     resumed = claim(workdir, config)
-    parts = assemble(config, prompts_directory=workdir / "prompts")
+    parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
+    check_lengths(parts)  # before the folder is this run's for good
+    check_distillation(parts)
     check_base(workdir, parts.checkpoint)
+    write_ladder(workdir / "prompts", parts.prompts.ladder)
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
     graph, base = split_decoder(parts.checkpoint)
     curriculum = parts.prompts.curriculum
 
-    # ── data, and the teacher's prefix, read once ──
-    data, teacher = _load_data(parts, workdir)
+    # ── data, and the teacher; one that is the student itself comes after the first stage ──
+    awaited = config.distill.weight > 0 and config.distill.teacher == "first_stage"
+    teacher = base_teacher(parts) if config.distill.weight > 0 and not awaited else None
+    data = _load_data(parts, workdir, teacher)
 
     # ── state ──
     optimizer = make_optimizer(config.train)
@@ -65,10 +81,6 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     step = 0
     if resumed and checkpoints.latest is not None:
         step, state, stage = checkpoints.restore(state)
-    for level in curriculum.levels:
-        _check_length(parts, data, level, f"at τ={level.keep_rate:g} with {level.shots} shots")
-    if config.distill.weight > 0:
-        _check_length(parts, data, Level(1.0, config.distill.shots), "in the teacher's prompt")
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
@@ -85,7 +97,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
 
     def prepare(level: Level) -> None:
         for shape, batch in data.programs(level):
-            programs.prepare(shape, *abstract((state, base, batch, teacher, root)))
+            taught = teacher is not None
+            programs.prepare((taught, shape), *abstract((state, base, batch, teacher, root)))
 
     # ── the loop ──
     rates = learning_rate(config.train)
@@ -103,13 +116,20 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
                 stage = curriculum.advance(step, stage, *scores)
             level = curriculum.level_at(step, stage)
+            if awaited and level != curriculum.levels[0]:
+                _flush(pending, recorder, programs, data, checkpoints)
+                with bar.paused():
+                    teacher = first_stage_teacher(parts, workdir, step, state)
+                    data = _load_data(parts, workdir, teacher)
+                awaited, prepared = False, None
             if level != prepared:
                 prepare(level)
-                for following in _next_levels(curriculum.levels, level):
+                # What follows an awaited teacher has other data, and shapes not known yet.
+                for following in [] if awaited else _next_levels(curriculum.levels, level):
                     prepare(following)
                 prepared = level
             shape, batch, padding = data.batch(step, level)
-            program = programs.get(shape)
+            program = programs.get((teacher is not None, shape))
             key = jax.random.fold_in(root, step)
             state, metrics = program(state, base, batch, teacher, key)
             pending.append(
@@ -127,44 +147,35 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             step += 1
             save = step % config.checkpoint.every == 0
             if save or step % config.train.log_every == 0:
-                _flush(pending, recorder, programs, data)
+                _flush(pending, recorder, programs, data, checkpoints)
             if save:
                 checkpoints.save(step, state, stage)
             loss = "–" if recorder.last_loss is None else f"{recorder.last_loss:.3f}"
             bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss}")
         # Here and not in the loop: a signal may come between its last line and its condition.
-        _flush(pending, recorder, programs, data)
+        _flush(pending, recorder, programs, data, checkpoints)
         checkpoints.save(step, state, stage)
     recorder.close(programs)
     checkpoints.close()
     return step >= config.train.steps
 
 
-def _load_data(parts: Parts, workdir: Path) -> tuple[TrainingData, Any]:
+def _load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingData:
+    """The labelled pairs, and with a teacher the queries of the log that it answers."""
     config = parts.config
-    distill = config.distill.weight > 0
     answered = []
-    if distill and config.distill.unlabelled:
+    if teacher and config.distill.unlabelled:
         with Progress("teacher answers", config.distill.unlabelled, unit="querie") as bar:
-            answered = answer_log(parts, workdir, progress=bar.advance)
-    data = TrainingData(
+            answered = answer_log(parts, workdir, teacher.adapter, progress=bar.advance)
+        check_lengths(parts, answered)
+    return TrainingData(
         parts.prompts,
         answered,
         batch_rows=config.train.batch_rows,
         accumulate=config.train.accumulate,
         seed=config.seed,
-        teacher_shots=config.distill.shots if distill else None,
+        teacher_shots=config.distill.shots if teacher else None,
     )
-    if not distill:
-        return data, None
-    tokens = jnp.asarray(data.teacher_prefix, jnp.int32)[None]
-    return data, prefill(parts.checkpoint.decoder, tokens, jnp.ones_like(tokens))
-
-
-def _check_length(parts: Parts, data: TrainingData, level: Level, where: str) -> None:
-    index, length = data.longest(level)
-    prefix = len(parts.prompts.prefix(level.keep_rate)) + parts.config.adapter.soft_prompt
-    check_context(parts, prefix, length, f"Training example {index + 1} {where}")
 
 
 def _next_levels(levels: tuple[Level, ...], level: Level) -> tuple[Level, ...]:
@@ -180,18 +191,23 @@ def _prompt_tokens(batch: Any) -> float:
 
 
 def _flush(
-    pending: list[dict[str, Any]], recorder: Recorder, programs: Programs, data: TrainingData
+    pending: list[dict[str, Any]],
+    recorder: Recorder,
+    programs: Programs,
+    data: TrainingData,
+    checkpoints: Checkpoints,
 ) -> None:
     """Fetches the metrics of the steps since the last call and writes them.
 
     Raises:
-      UserError: a loss or gradient that is not finite; later steps are not written and no
-        checkpoint is made of them.
+      UserError: a loss or gradient that is not finite; later steps are not written, no checkpoint
+        is made of them, and one made of the very weights that gave this loss is removed.
     """
     for row in pending:
         row.update({k: float(v) for k, v in row.items() if isinstance(v, jax.Array)})
         if not np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all():
             indices = data.indices(row["step"])
+            checkpoints.discard(row["step"])
             raise UserError(
                 f"The loss at step {row['step']} is {row['loss']} (gradient norm "
                 f"{row['grad_norm']}); its batch holds training examples "

@@ -1,4 +1,4 @@
-"""One optimizer step: loss on completions, KL to the prompted base, AdamW on the adapter alone."""
+"""One optimizer step: loss on completions, KL to a prompted teacher, AdamW on the adapter alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
@@ -27,7 +27,7 @@ class TrainBatch:
       labelled: `[group, row]`, 1 where the completion is gold and counts in the cross-entropy, 0
         where the teacher wrote it and only its distribution is learned.
       teacher: the same completions behind the full prompt, or None without distillation. Its
-        prefix is not read from here but prefilled once a run.
+        prefix is not read from here, see `Teacher`.
     """
 
     student: Batch
@@ -47,8 +47,17 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
-Prefilled = tuple[Cache, Array]
-"""A prefix that was read once: cache, and `[group]` where rows start."""
+@flax.struct.dataclass
+class Teacher:
+    """The model whose answers behind the full prompt are learned; it is never trained.
+
+    Attributes:
+      adapter: what it has on, or None for the base model.
+      prefix: the full prompt, read once a run: cache, and `[group]` where rows start.
+    """
+
+    adapter: Adapter | None
+    prefix: tuple[Cache, Int[Array, " group"]]
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -94,7 +103,7 @@ def make_step(
     temperature: float = 1.0,
     by_confidence: bool = False,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Builds the step `(state, base, batches, prefilled_teacher, key) -> state, metrics`.
+    """Builds the step `(state, base, batches, teacher, key) -> state, metrics`.
 
     `batches` is a TrainBatch whose leaves have a leading micro-batch axis; gradients are summed
     over it and divided by the whole step's target tokens, so that accumulation changes memory and
@@ -107,7 +116,7 @@ def make_step(
     """
 
     def loss_sum(
-        adapter: Adapter, base: nnx.State, batch: TrainBatch, teacher: Prefilled | None, key: Any
+        adapter: Adapter, base: nnx.State, batch: TrainBatch, teacher: Teacher | None, key: Any
     ) -> tuple[Array, dict[str, Array]]:
         decoder = nnx.merge(graph, base)
         dropout_key = key if adapter.dropout > 0 else None
@@ -118,7 +127,9 @@ def make_step(
         parts = {"ce": ce, "gold_tokens": gold.sum(), "tokens": weights.sum()}
         if batch.teacher is None:
             return ce, parts
-        wanted = jax.lax.stop_gradient(target_logits(decoder, batch.teacher, prefix=teacher))
+        wanted = jax.lax.stop_gradient(
+            target_logits(decoder, batch.teacher, adapter=teacher.adapter, prefix=teacher.prefix)
+        )
         if by_confidence:
             nats = jnp.sum(token_nats(wanted, batch.student.target_tokens) * weights, axis=-1)
             weights = weights * jnp.exp(-nats)[..., None]
@@ -129,7 +140,7 @@ def make_step(
         state: TrainState,
         base: nnx.State,
         batches: TrainBatch,
-        teacher: Prefilled | None,
+        teacher: Teacher | None,
         key: PRNGKeyArray,
     ) -> tuple[TrainState, dict[str, Array]]:
         def micro(total: Any, xs: tuple[TrainBatch, PRNGKeyArray]) -> tuple[Any, None]:
@@ -151,7 +162,7 @@ def make_step(
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
         metrics = {
             "loss": parts["ce"] / jnp.maximum(parts["gold_tokens"], 1.0),
-            "grad_norm": optax.global_norm(gradients),
+            "grad_norm": optax.tree.norm(gradients),
         }
         if "kl" in parts:
             metrics["kl"] = parts["kl"] / tokens

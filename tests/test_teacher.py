@@ -1,0 +1,37 @@
+"""Who the teacher is, and when."""
+
+import pytest
+import tiny
+
+from pintern.errors import UserError
+from pintern.training.loop import train
+
+
+def test_the_teacher_answers_no_more_queries_than_there_are(tmp_path):
+    config = tiny.config(distill__weight=1.0, distill__unlabelled=9)
+    with pytest.raises(UserError, match="asks for 9 queries; the task's log has 8"):
+        train(config, tmp_path / "run")
+
+
+def test_the_first_stage_must_be_there_to_give_a_teacher(tmp_path):
+    config = tiny.config(distill__weight=1.0, distill__teacher="first_stage")
+    config.curriculum.stages = 1
+    with pytest.raises(UserError, match="the curriculum has one stage"):
+        train(config, tmp_path / "run")
+
+
+def test_the_teacher_of_the_first_stage_has_its_last_adapter(tmp_path):
+    run = tmp_path / "run"
+    config = tiny.config(distill__weight=1.0, distill__teacher="first_stage", distill__unlabelled=4)
+    assert train(config, run)
+    rows = tiny.lines(run / "metrics.jsonl")
+    assert [("kl" in row) for row in rows] == [row["keep_rate"] < 1 for row in rows]
+    switch = next(row["step"] for row in rows if row["keep_rate"] < 1)
+    assert {path.name for path in (run / "teacher").iterdir()} == {str(switch)}
+    # Up to there it is the run without distillation.
+    plain = tmp_path / "plain"
+    assert train(tiny.config(), plain)
+    assert [row["loss"] for row in tiny.lines(plain / "metrics.jsonl")][:switch] == [
+        row["loss"] for row in rows
+    ][:switch]
+    assert len(tiny.lines(run / "teacher.jsonl")) <= 4
