@@ -1,4 +1,4 @@
-"""Every family against what PyTorch computes with a tiny random model of it (`fixtures/make.py`)."""
+"""Every family against what PyTorch computed with a tiny random model (`fixtures/make.py`)."""
 
 import dataclasses
 import functools
