@@ -42,7 +42,8 @@ setup(
         "plan": ["libtpu"],
         "dense": ["sentence-transformers"],
         "llmlingua": ["llmlingua"],
-        "peers": ["torch", "transformers", "peft"],
+        # Of one version an index's CPU build ("+cpu") outranks its plain one, where it has both.
+        "peers": ["torch==2.13.*", "transformers", "peft"],
         "test": ["beartype", "hypothesis", "pytest", "ruff"],
     },
 )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_models import CONFIGS, VOCAB, random_adapter, random_decoder
+from tiny_models import CONFIGS, EVERY_FAMILY, VOCAB, random_adapter, random_decoder
 
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache
@@ -28,8 +28,18 @@ ROWS = ((3, 5), (5, 7))
 TARGETS = 2
 STEPS = 4
 
-family = pytest.mark.parametrize("family", list(CONFIGS))
-virtual = pytest.mark.parametrize("virtual", [0, 3], ids=["no soft prompt", "soft prompt"])
+PLACES = [("right", 0), ("left", 1), *(("anywhere", seed) for seed in range(2, 8))]
+
+family = pytest.mark.parametrize("family", list(EVERY_FAMILY))
+# Two families with and without a soft prompt; the others with one, which is the harder case.
+with_virtual = pytest.mark.parametrize(
+    ("family", "virtual"),
+    [(name, n) for name in EVERY_FAMILY for n in (0, 3) if n or name in CONFIGS],
+)
+# Most of the time here goes into compiling programs that run a few times.
+jit = functools.partial(
+    jax.jit, static_argnames="family", compiler_options={"xla_backend_optimization_level": 0}
+)
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +73,7 @@ def naive_logits(family: str, adapter: Adapter, sequence):
     return decoder.logits(hidden[0, 0, adapter.num_virtual_tokens :])
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@jit
 def naive(family: str, adapter: Adapter, sequence, slots, targets):
     """Loss of one sequence run alone, and its gradient."""
 
@@ -91,7 +101,7 @@ def naive_total(family: str, virtual: int):
     return value, grads
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@jit
 def shared(family: str, adapter: Adapter, batch: Batch):
     """Loss and gradient of the whole batch behind its shared prefixes."""
 
@@ -151,12 +161,8 @@ def assert_close(found, expected) -> None:
         assert error < 1e-5, f"{jax.tree_util.keystr(path)} is off by {error:.1e}"
 
 
-@family
-@virtual
-@pytest.mark.parametrize(
-    ("where", "seed"),
-    [("right", 0), ("left", 1), *(("anywhere", seed) for seed in range(2, 8))],
-)
+@with_virtual
+@pytest.mark.parametrize(("where", "seed"), PLACES)
 def test_loss_and_gradients_equal_the_naive_concatenation(family, virtual, where, seed):
     value, grads = shared(family, random_adapter(family, virtual=virtual), make_batch(where, seed))
     expected_value, expected_grads = naive_total(family, virtual)
@@ -165,7 +171,7 @@ def test_loss_and_gradients_equal_the_naive_concatenation(family, virtual, where
     assert_close(grads, expected_grads)
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@jit
 def read_rows(family: str, adapter: Adapter, batch: Batch):
     """Rows behind the prefix cache: their first choices, the position after, and the cache."""
     decoder = model(family)
@@ -178,7 +184,7 @@ def read_rows(family: str, adapter: Adapter, batch: Batch):
     return choices, positions.max(-1, keepdims=True) + 1, cache.with_room(STEPS)
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@jit
 def read_token(family: str, adapter: Adapter, tokens, positions, cache: Cache):
     """One more token of every row: the next choices, the position after, and the cache."""
     hidden, cache = model(family)(tokens, positions, cache, adapter=adapter)
@@ -195,14 +201,13 @@ def greedy(family: str, adapter: Adapter, batch: Batch) -> np.ndarray:
     return np.concatenate(picked, axis=-1)
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@jit
 def naive_choices(family: str, adapter: Adapter, sequence):
     """What follows each token of one sequence run alone: `[slot]`."""
     return naive_logits(family, adapter, sequence).argmax(-1)
 
 
-@family
-@virtual
+@with_virtual
 def test_greedy_through_the_prefix_cache_equals_the_naive_concatenation(family, virtual):
     prefixes, rows, _, _ = tokens_and_targets()
     adapter = random_adapter(family, virtual=virtual)
@@ -218,7 +223,7 @@ def test_greedy_through_the_prefix_cache_equals_the_naive_concatenation(family, 
                 np.testing.assert_array_equal(answer, choices)
 
 
-@functools.partial(jax.jit, static_argnames="family")
+@jit
 def logits_of(family: str, batch: Batch):
     return target_logits(model(family), batch)
 

@@ -10,7 +10,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
-from pintern.models.layers import INIT_STD, LayerAdapter, Linear, apply_rotary
+from pintern.models.layers import INIT_STD, LayerAdapter, Linear, norm_of
+from pintern.models.rope import apply_rotary
 
 # Finite, so that a row which is all padding yields numbers and not NaN.
 _MASKED = -1e30
@@ -30,15 +31,19 @@ class KV:
 
 
 class Masks(NamedTuple):
-    """Who may look at what: True where a query sees a slot.
+    """Who may look at what: True where a query sees a slot; and how far it looks back.
 
     Attributes:
       prefix: `[group, row, query, prefix_slot]`, or None without a prefix.
       own: `[group, row, query, own_slot]`.
+      prefix_distance: tokens from the query back to the slot, where scores depend on it (ALiBi).
+      own_distance: the same within the row.
     """
 
     prefix: Bool[Array, "group row query prefix_slot"] | None
     own: Bool[Array, "group row query own_slot"]
+    prefix_distance: Int[Array, "group row query prefix_slot"] | None = None
+    own_distance: Int[Array, "group row query own_slot"] | None = None
 
 
 class Attention(nnx.Module):
@@ -58,7 +63,12 @@ class Attention(nnx.Module):
             self.query = Linear("attention.query", width, q_width, bias=bias, rngs=rngs)
             self.key = Linear("attention.key", width, kv_width, bias=bias, rngs=rngs)
             self.value = Linear("attention.value", width, kv_width, bias=bias, rngs=rngs)
-        self.fused = config.fused_qkv
+        self.fused, self.by_head = config.fused_qkv, config.qkv_by_head
+        self.query_norm = norm_of(config, self.dim) if config.qk_norm else None
+        self.key_norm = norm_of(config, self.dim) if config.qk_norm else None
+        self.scale = self.dim**-0.5 if config.query_scale is None else config.query_scale
+        self.cap = config.score_cap
+        self.alibi = config.positions == "alibi"
         out_std = INIT_STD / (2 * config.num_layers) ** 0.5
         self.output = Linear(
             "attention.output", q_width, width, bias=config.output_bias, rngs=rngs, std=out_std
@@ -71,14 +81,19 @@ class Attention(nnx.Module):
         adapter: LayerAdapter,
     ) -> tuple[Float[Array, "group row query heads dim"], KV]:
         """Queries, and the keys and values that this row adds, with rotary positions applied."""
-        if self.fused:
+        if not self.fused:
+            q, k, v = self.query(x, adapter), self.key(x, adapter), self.value(x, adapter)
+        elif self.by_head:
+            heads = self.qkv(x, adapter).reshape(*x.shape[:-1], self.heads, 3, self.dim)
+            q, k, v = heads[..., 0, :], heads[..., 1, :], heads[..., 2, :]
+        else:
             q_width, kv_width = self.heads * self.dim, self.kv_heads * self.dim
             q, k, v = jnp.split(self.qkv(x, adapter), [q_width, q_width + kv_width], axis=-1)
-        else:
-            q, k, v = self.query(x, adapter), self.key(x, adapter), self.value(x, adapter)
         q = q.reshape(*x.shape[:-1], self.heads, self.dim)
         k = k.reshape(*x.shape[:-1], self.kv_heads, self.dim)
         v = v.reshape(*x.shape[:-1], self.kv_heads, self.dim)
+        if self.query_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:
             q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         return q, KV(*(jnp.transpose(part, (0, 3, 1, 2, 4)) for part in (k, v)))
@@ -105,25 +120,20 @@ class Attention(nnx.Module):
           masks: see `Masks`.
         """
         group, row, query, heads, dim = q.shape
-        q = q.reshape(group, row, query, self.kv_heads, heads // self.kv_heads, dim) * dim**-0.5
+        q = q.reshape(group, row, query, self.kv_heads, heads // self.kv_heads, dim) * self.scale
         q = jnp.transpose(q, (0, 3, 1, 4, 2, 5))  # g k r h t d
-        segments = [(own, "gkrsd", masks.own)]
+        segments = [(own, "gkrsd", masks.own, masks.own_distance)]
         if prefix is not None:
-            segments.append((prefix, "gksd", masks.prefix))
-        scores = [
-            jnp.where(
-                mask[:, None, :, None],
-                jnp.einsum(f"gkrhtd,{axes}->gkrhts", q, kv.keys.astype(q.dtype)).astype(
-                    jnp.float32
-                ),
-                _MASKED,
-            )
-            for kv, axes, mask in segments
-        ]
+            segments.append((prefix, "gksd", masks.prefix, masks.prefix_distance))
+        scores = []
+        for kv, axes, mask, distance in segments:
+            score = jnp.einsum(f"gkrhtd,{axes}->gkrhts", q, kv.keys.astype(q.dtype))
+            score = self._bend(score.astype(jnp.float32), distance)
+            scores.append(jnp.where(mask[:, None, :, None], score, _MASKED))
         highest = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
         highest = jax.lax.stop_gradient(highest)
         total, out = 0.0, 0.0
-        for score, (kv, axes, _) in zip(scores, segments, strict=True):
+        for score, (kv, axes, *_) in zip(scores, segments, strict=True):
             weights = jnp.exp(score - highest)
             total += weights.sum(-1, keepdims=True)
             out += jnp.einsum(
@@ -131,6 +141,19 @@ class Attention(nnx.Module):
             )
         out = (out / total).astype(q.dtype)
         return jnp.transpose(out, (0, 2, 4, 1, 3, 5)).reshape(group, row, query, heads * dim)
+
+    def _bend(
+        self,
+        score: Float[Array, "group kv_heads row shared query slot"],
+        distance: Int[Array, "group row query slot"] | None,
+    ) -> Float[Array, "group kv_heads row shared query slot"]:
+        """Scores with the soft cap and the penalty on distance that the family has."""
+        if self.cap is not None:
+            score = self.cap * jnp.tanh(score / self.cap)
+        if self.alibi:
+            slopes = alibi_slopes(self.heads).reshape(self.kv_heads, 1, -1, 1, 1)
+            score = score - slopes * distance[:, None, :, None].astype(jnp.float32)
+        return score
 
 
 def visible(
@@ -140,3 +163,22 @@ def visible(
     slots = jnp.arange(key_positions.shape[-1])
     causal = slots[None, :] <= query_slots[:, None]
     return causal & (key_positions >= 0)[:, :, None, :]
+
+
+def distances(
+    query_positions: Int[Array, "group row query"], key_positions: Int[Array, "group #row slot"]
+) -> Int[Array, "group row query slot"]:
+    """Tokens from each query back to each slot, by position and not by slot."""
+    return query_positions[..., None] - key_positions[:, :, None, :]
+
+
+def alibi_slopes(heads: int) -> Float[Array, " heads"]:
+    """Penalty per token of distance, head by head: 2^(-8i/n) for n heads (ALiBi, 2108.12409).
+
+    Where n is no power of two, the heads above the power below it take every other slope of twice
+    that power.
+    """
+    power = 1 << (heads.bit_length() - 1)
+    exponents = [8 * i / power for i in range(1, power + 1)]
+    exponents += [4 * i / power for i in range(1, 2 * (heads - power), 2)]
+    return 2.0 ** -jnp.asarray(exponents, jnp.float32)

@@ -3,81 +3,60 @@
 It is run twice. Once over a group's shared prefix, and once over the rows that follow it:
 
     _, cache = decoder(prefix_tokens[:, None], prefix_positions[:, None], adapter=adapter)
-    hidden, _ = decoder(row_tokens, row_positions, Cache.of_prefix(cache), adapter=adapter)
+    hidden, _ = decoder(row_tokens, row_positions, cache.as_prefix(), adapter=adapter)
 
 A position of −1 marks padding, wherever it stands; padded slots are seen by nobody.
 """
 
 from __future__ import annotations
 
-import flax.struct
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pintern.adapters.adapter import Adapter, LoraPair
-from pintern.models.attention import KV, Attention, Masks, visible
+from pintern.models.attention import KV
+from pintern.models.block import Block
+from pintern.models.cache import Cache, write_slots
 from pintern.models.config import DecoderConfig
-from pintern.models.layers import INIT_STD, MLP, LayerAdapter, Linear, Norm, rotary_angles
+from pintern.models.experts import Routed
+from pintern.models.layers import INIT_STD, LayerAdapter, Linear, norm_of
+from pintern.models.views import views_of
 
 
-@flax.struct.dataclass
-class Cache:
-    """Keys and values of what was read so far.
+class Layer(NamedTuple):
+    """What the scan hands to one layer.
 
     Attributes:
-      prefix: `[layer, group, kv_head, prefix_slot, dim]`, shared by the rows of a group, or None.
-      prefix_positions: `[group, prefix_slot]`, −1 where padded, or None.
-      rows: `[layer, group, kv_head, row, slot, dim]`, or None before the first row token.
-      row_positions: `[group, row, slot]`, −1 where padded or not yet written.
-      length: slots of `rows` that are written.
+      block: its parameters.
+      lora: its share of the adapter.
+      prefix: keys and values of the prefix.
+      rows: those of the rows so far.
+      key: of its dropout.
+      windowed: whether it sees a window only, where some layers do and others don't.
     """
 
-    prefix: KV | None = None
-    prefix_positions: Int[Array, "group prefix_slot"] | None = None
-    rows: KV | None = None
-    row_positions: Int[Array, "group row slot"] | None = None
-    length: Int[Array, ""] | int = 0
-
-    def as_prefix(self) -> Cache:
-        """Turns the cache of a one-row pass over a prefix into the prefix of what follows."""
-        return Cache(
-            prefix=jax.tree.map(lambda x: x[:, :, :, 0], self.rows),
-            prefix_positions=self.row_positions[:, 0],
-        )
-
-    def with_room(self, slots: int) -> Cache:
-        """Adds `slots` unwritten slots after the rows, for decoding."""
-
-        def pad(x: Array) -> Array:
-            return jnp.pad(x, [(0, 0)] * 4 + [(0, slots), (0, 0)])
-
-        return self.replace(
-            rows=jax.tree.map(pad, self.rows),
-            row_positions=jnp.pad(
-                self.row_positions, [(0, 0), (0, 0), (0, slots)], constant_values=-1
-            ),
-        )
-
-
-class Block(nnx.Module):
-    """Pre-norm residual block."""
-
-    def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
-        self.attention_norm = Norm(config)
-        self.attention = Attention(config, rngs=rngs)
-        self.mlp_norm = Norm(config)
-        self.mlp = MLP(config, rngs=rngs)
+    block: nnx.State
+    lora: dict[str, LoraPair]
+    prefix: KV | None
+    rows: KV | None
+    key: PRNGKeyArray | None
+    windowed: Bool[Array, ""] | None
 
 
 class Decoder(nnx.Module):
     """Embedding, scanned blocks, final norm and output matrix.
 
     Attributes:
-      embedding: `[vocab, model]`.
+      embedding: `[vocab, model]`, or `[vocab, embed]` with `project_in` and `project_out`.
       position_table: `[position, model]` for learned positions, else None.
+      project_in: `[embed, model]`, or None.
+      project_out: `[model, embed]`, or None.
       blocks: one `Block` whose parameters have a leading layer axis.
+      final_norm: None where the last block ends with a norm.
       head: `[model, vocab]`, or None when tied to the embedding.
     """
 
@@ -88,12 +67,16 @@ class Decoder(nnx.Module):
         def normal(*shape: int) -> nnx.Param:
             return nnx.Param(INIT_STD * jax.random.normal(rngs.params(), shape))
 
-        self.embedding = normal(config.vocab_size, config.model_dim)
+        width, embed = config.model_dim, config.embed_dim or config.model_dim
+        self.embedding = normal(config.vocab_size, embed)
         self.position_table = (
-            normal(config.max_positions, config.model_dim)
+            normal(config.max_positions + config.position_offset, width)
             if config.positions == "learned"
             else None
         )
+        self.project_in = normal(embed, width) if config.embed_dim else None
+        self.project_out = normal(width, embed) if config.embed_dim else None
+        self.embedding_norm = norm_of(config) if config.embedding_norm else None
 
         @nnx.split_rngs(splits=config.num_layers)
         @nnx.vmap(in_axes=0, out_axes=0, axis_size=config.num_layers)
@@ -101,16 +84,19 @@ class Decoder(nnx.Module):
             return Block(config, rngs=rngs)
 
         self.blocks = stack(rngs)
-        self.final_norm = Norm(config)
-        self.head = None if config.tied_head else normal(config.model_dim, config.vocab_size)
+        self.final_norm = None if config.norm_placement == "post" else norm_of(config)
+        self.head = None if config.tied_head else normal(embed, config.vocab_size)
 
-    def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch model"]:
-        """Token embeddings, without positions."""
-        return self.embedding[...][tokens]
+    def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch embed"]:
+        """Token embeddings, scaled as the family does, without positions. Soft prompts are such."""
+        embedded = self.embedding[...][tokens]
+        if self.config.embedding_scale == 1.0:
+            return embedded
+        return embedded * jnp.asarray(self.config.embedding_scale, embedded.dtype)
 
     def __call__(
         self,
-        inputs: Int[Array, "group row slot"] | Float[Array, "group row slot model"],
+        inputs: Int[Array, "group row slot"] | Float[Array, "group row slot embed"],
         positions: Int[Array, "group row slot"],
         cache: Cache | None = None,
         *,
@@ -131,24 +117,17 @@ class Decoder(nnx.Module):
         """
         cache = cache or Cache()
         hidden = inputs if inputs.ndim == 4 else self.embed(inputs)
+        if self.project_in is not None:
+            hidden = hidden @ self.project_in[...].astype(hidden.dtype)
         safe = jnp.maximum(positions, 0)
-        rotary = None
         if self.position_table is not None:
-            hidden = hidden + self.position_table[...][safe]
-        else:
-            rotary = rotary_angles(safe, self.config.head_dim, self.config.rope_theta)
+            hidden = hidden + self.position_table[...][safe + self.config.position_offset]
+        if self.embedding_norm is not None:
+            hidden = self.embedding_norm(hidden)
 
-        query_slots = cache.length + jnp.arange(inputs.shape[2])
-        row_positions = _write(cache.row_positions, positions, cache.length, axis=2)
-        masks = Masks(
-            prefix=None
-            if cache.prefix is None
-            else jnp.broadcast_to(
-                (cache.prefix_positions >= 0)[:, None, None, :],
-                (*positions.shape, cache.prefix_positions.shape[1]),
-            ),
-            own=visible(query_slots, row_positions),
-        )
+        row_positions = write_slots(cache.row_positions, positions, cache.length, axis=2)
+        view, local_view = views_of(self.config, positions, row_positions, cache)
+        real = positions >= 0
 
         graph, stacked = nnx.split(self.blocks)
         lora = {} if adapter is None else adapter.lora
@@ -157,37 +136,57 @@ class Decoder(nnx.Module):
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, self.config.num_layers)
 
-        def layer(
-            hidden: Array,
-            xs: tuple[nnx.State, dict[str, LoraPair], KV | None, KV | None, Array | None],
-        ) -> tuple[Array, KV]:
-            state, pairs, prefix, rows, key = xs
-            block = nnx.merge(graph, state)
-            share = LayerAdapter(pairs, scale, rate, key)
-            q, new = block.attention.project(block.attention_norm(hidden), rotary, share)
-            own = (
-                new
-                if rows is None
-                else jax.tree.map(lambda old, x: _write(old, x, cache.length, axis=3), rows, new)
-            )
-            mixed = block.attention.attend(q, prefix, own, masks)
-            hidden = hidden + block.attention.output(mixed, share)
-            hidden = hidden + block.mlp(block.mlp_norm(hidden), share)
-            return hidden, own
+        def layer(hidden: Array, xs: Layer) -> tuple[Array, tuple[KV, Routed | None]]:
+            block = nnx.merge(graph, xs.block)
+            share = LayerAdapter(xs.lora, scale, rate, xs.key)
+            rotary, masks = view
+            if xs.windowed is not None:
+                rotary, masks = jax.tree.map(
+                    lambda local, full: jnp.where(xs.windowed, local, full), local_view, view
+                )
+
+            def attend(x: Array) -> tuple[Array, KV]:
+                q, new = block.attention.project(x, rotary, share)
+                own = (
+                    new
+                    if xs.rows is None
+                    else jax.tree.map(
+                        lambda old, x: write_slots(old, x, cache.length, axis=3), xs.rows, new
+                    )
+                )
+                mixed = block.attention.attend(q, xs.prefix, own, masks)
+                return block.attention.output(mixed, share), own
+
+            hidden, own, routed = block(hidden, attend, share, real)
+            return hidden, (own, routed)
 
         body = jax.checkpoint(layer) if self.remat else layer
-        hidden, rows = jax.lax.scan(body, hidden, (stacked, lora, cache.prefix, cache.rows, keys))
-        return self.final_norm(hidden), cache.replace(
-            rows=rows, row_positions=row_positions, length=cache.length + inputs.shape[2]
+        windowed = jnp.asarray(self.config.windowed) if self.config.windowed else None
+        hidden, (rows, routed) = jax.lax.scan(
+            body, hidden, Layer(stacked, lora, cache.prefix, cache.rows, keys, windowed)
+        )
+        if self.final_norm is not None:
+            hidden = self.final_norm(hidden)
+        if routed is not None and cache.routed is not None:
+            routed = cache.routed + routed
+        return hidden, cache.replace(
+            rows=rows,
+            row_positions=row_positions,
+            length=cache.length + inputs.shape[2],
+            routed=routed,
         )
 
     def logits(self, hidden: Float[Array, "*batch model"]) -> Float[Array, "*batch vocab"]:
         """Output matrix, in float32. Call it on gathered targets, not on whole rows."""
+        if self.project_out is not None:
+            hidden = hidden @ self.project_out[...].astype(hidden.dtype)
         if self.head is None:
             out = hidden @ self.embedding[...].T.astype(hidden.dtype)
         else:
             out = hidden @ self.head[...].astype(hidden.dtype)
-        return out.astype(jnp.float32)
+        out = out.astype(jnp.float32)
+        cap = self.config.logit_cap
+        return out if cap is None else cap * jnp.tanh(out / cap)
 
     def linear_modules(self) -> dict[str, tuple[int, int]]:
         """Name to `(in, out)` of every linear module of one layer: what LoRA can target."""
@@ -197,9 +196,3 @@ class Decoder(nnx.Module):
                 _, width_in, width_out = module.kernel.shape
                 found[module.name] = (width_in, width_out)
         return dict(sorted(found.items()))
-
-
-def _write(old: Array | None, new: Array, start: Int[Array, ""] | int, *, axis: int) -> Array:
-    if old is None:
-        return new
-    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis)

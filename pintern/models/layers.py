@@ -1,18 +1,19 @@
-"""The pieces of a block: norms, linear maps with an optional LoRA update, rotary angles, MLP."""
+"""The pieces of a block: norms, linear maps with an optional LoRA update, MLP."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from pintern.adapters.adapter import LoraPair
 from pintern.models.config import DecoderConfig
 
 INIT_STD = 0.02
-_ACTIVATIONS = {
+ACTIVATIONS = {
     "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
 }
@@ -103,22 +104,39 @@ def _dropout(
 class Norm(nnx.Module):
     """Root-mean-square or layer normalisation over the last axis, computed in float32."""
 
-    def __init__(self, config: DecoderConfig):
-        self.kind = config.norm
-        self.eps = config.norm_eps
-        self.scale = nnx.Param(jnp.ones(config.model_dim))
-        self.bias = nnx.Param(jnp.zeros(config.model_dim)) if config.norm == "layer" else None
+    def __init__(
+        self,
+        width: int,
+        *,
+        kind: Literal["rms", "layer"] = "rms",
+        eps: float,
+        offset: bool = False,
+    ):
+        self.kind, self.eps, self.offset = kind, eps, offset
+        self.scale = nnx.Param(jnp.zeros(width) if offset else jnp.ones(width))
+        self.bias = nnx.Param(jnp.zeros(width)) if kind == "layer" else None
 
-    def __call__(self, x: Float[Array, "*batch model"]) -> Float[Array, "*batch model"]:
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         """Normalises in float32 and returns the dtype of `x`."""
         h = x.astype(jnp.float32)
         if self.kind == "layer":
             h = h - h.mean(-1, keepdims=True)
         h = h * jax.lax.rsqrt(jnp.mean(h * h, -1, keepdims=True) + self.eps)
-        h = h * self.scale[...].astype(jnp.float32)
+        scale = self.scale[...].astype(jnp.float32)
+        h = h * (1 + scale if self.offset else scale)
         if self.bias is not None:
             h = h + self.bias[...].astype(jnp.float32)
         return h.astype(x.dtype)
+
+
+def norm_of(config: DecoderConfig, width: int | None = None) -> Norm:
+    """The norm of a config over `width`, which is the model's where it isn't given."""
+    return Norm(
+        config.model_dim if width is None else width,
+        kind=config.norm,
+        eps=config.norm_eps,
+        offset=config.norm_offset,
+    )
 
 
 class MLP(nnx.Module):
@@ -140,27 +158,7 @@ class MLP(nnx.Module):
         self, x: Float[Array, "*batch model"], adapter: LayerAdapter
     ) -> Float[Array, "*batch model"]:
         """Maps `[..., model]` to `[..., model]`."""
-        act = _ACTIVATIONS[self.activation]
+        act = ACTIVATIONS[self.activation]
         up = self.up(x, adapter)
         inner = act(up) if self.gate is None else act(self.gate(x, adapter)) * up
         return self.down(inner, adapter)
-
-
-def rotary_angles(
-    positions: Int[Array, "*batch"], head_dim: int, theta: float
-) -> tuple[Float[Array, "*batch half"], Float[Array, "*batch half"]]:
-    """Cosine and sine of the rotary angles (RoPE, 2104.09864), one per pair of dimensions."""
-    frequencies = theta ** (-jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    angles = positions[..., None].astype(jnp.float32) * frequencies
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def apply_rotary(
-    x: Float[Array, "*batch heads dim"],
-    cos: Float[Array, "*batch half"],
-    sin: Float[Array, "*batch half"],
-) -> Float[Array, "*batch heads dim"]:
-    """Rotates the first half of each head against its second half (Hugging Face's layout)."""
-    first, second = jnp.split(x, 2, axis=-1)
-    cos, sin = cos[..., None, :].astype(x.dtype), sin[..., None, :].astype(x.dtype)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1)

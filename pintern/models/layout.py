@@ -26,14 +26,14 @@ class Place:
       name: in the checkpoint.
       shape: as stored.
       path: of our parameter, `blocks.attention.query.kernel`.
-      layer: of the stacked parameter, or None where it isn't stacked.
+      index: in a stacked parameter, `(layer,)` or `(layer, expert)`; empty where it isn't stacked.
       transpose: stored `(out, in)`.
     """
 
     name: str
     shape: tuple[int, ...]
     path: str
-    layer: int | None
+    index: tuple[int, ...]
     transpose: bool
 
 
@@ -66,19 +66,18 @@ def places_of(family: Family, config: DecoderConfig) -> list[Place]:
     places = []
     for path, shape in _shapes(config).items():
         weight = table[path]
-        stacked = path.startswith("blocks.")
-        one = shape[1:] if stacked else shape
+        axes = [axis for axis in ("layer", "expert") if f"{{{axis}}}" in weight.name]
+        one = shape[len(axes) :]
         one = one[::-1] if weight.transpose else one
-        for layer in range(config.num_layers) if stacked else [None]:
-            name = weight.name.format(layer=layer)
-            places.append(Place(name, one, path, layer, weight.transpose))
+        for index in np.ndindex(shape[: len(axes)]):
+            name = weight.name.format(**dict(zip(axes, index, strict=True)))
+            places.append(Place(name, one, path, index, weight.transpose))
     return places
 
 
 def stored_tensor(weights: Mapping[str, Any], place: Place, dtype: DTypeLike) -> np.ndarray:
     """One tensor as the file holds it."""
-    array = weights[place.path]
-    array = np.asarray(array if place.layer is None else array[place.layer]).astype(dtype)
+    array = np.asarray(weights[place.path][place.index]).astype(dtype)
     return np.ascontiguousarray(array.T if place.transpose else array)
 
 
@@ -93,8 +92,9 @@ def model_fingerprint(config: DecoderConfig, digests: Mapping[str, str]) -> str:
     """sha256 of the config's choices and of every tensor's digest, in no order of files."""
     # Only what departs from the defaults, so that a choice added later leaves old prints valid;
     # without the context length, which is arithmetic only where it is the shape of a tensor.
+    values = dataclasses.asdict(config)
     choices = {
-        field.name: getattr(config, field.name)
+        field.name: values[field.name]
         for field in dataclasses.fields(config)
         if field.name != "max_positions" and getattr(config, field.name) != field.default
     }

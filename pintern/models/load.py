@@ -29,9 +29,6 @@ from pintern.models.layout import (
     tensor_digest,
 )
 
-# Where every family keeps an output matrix; files of tied models may store it a second time.
-_HEAD = "lm_head.weight"
-
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
@@ -77,18 +74,16 @@ def load_model(
     files = TensorFiles(directory)
     stored = _match_names(files, places, family, config)
 
+    shapes = {".".join(key): leaf.shape for key, leaf in nnx.to_flat_state(abstract)}
     arrays: dict[str, np.ndarray] = {}
     digests: dict[str, str] = {}
     for place in places:
         tensor = _read_checked(files, stored[place.name], place, dtype)
         digests[place.name] = tensor_digest(tensor)
         tensor = tensor.T if place.transpose else tensor
-        if place.layer is None:
-            arrays[place.path] = tensor.astype(dtype)
-            continue
         if place.path not in arrays:
-            arrays[place.path] = np.empty((config.num_layers, *tensor.shape), dtype)
-        arrays[place.path][place.layer] = tensor
+            arrays[place.path] = np.empty(shapes[place.path], dtype)
+        arrays[place.path][place.index] = tensor
 
     state = nnx.from_flat_state(
         # `pop` lets go of each array as soon as the device has it.
@@ -198,7 +193,8 @@ def _match_names(
     lacks_prefix = prefix and not any(name.startswith(prefix) for name in files.names)
     wanted = {place.name for place in places}
     stored = {
-        prefix + name if lacks_prefix and name != _HEAD else name: name for name in files.names
+        prefix + name if lacks_prefix and name != family.head else name: name
+        for name in files.names
     }
     missing = sorted(wanted - stored.keys())
     if missing:
@@ -207,12 +203,12 @@ def _match_names(
             "Config and weights must belong to one model.",
         )
     extra = {name for name in stored.keys() - wanted if not name.endswith(family.ignored_tensors)}
-    if config.tied_head and _HEAD in extra:
-        extra.remove(_HEAD)
+    if config.tied_head and family.head in extra:
+        extra.remove(family.head)
         embedding = stored[family.weights(config)["embedding"].name]
-        if not np.array_equal(files.read(stored[_HEAD]), files.read(embedding)):
+        if not np.array_equal(files.read(stored[family.head]), files.read(embedding)):
             raise UserError(
-                f"Tied mismatch in {files.directory}: {_HEAD} differs from {embedding}, though "
+                f"Tied mismatch in {files.directory}: {family.head} differs from {embedding}, though "
                 "config.json ties them.",
                 "Set tie_word_embeddings to false, or remove the tensor.",
             )

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache, Decoder
+from pintern.models.experts import Routed
 
 
 @flax.struct.dataclass
@@ -93,6 +94,24 @@ def target_logits(
       dropout_key: switches LoRA dropout on.
       prefix: a prefilled prefix to use in place of the batch's own (a frozen teacher's, say).
     """
+    logits, _ = target_logits_and_routing(
+        decoder, batch, adapter=adapter, dropout_key=dropout_key, prefix=prefix
+    )
+    return logits
+
+
+def target_logits_and_routing(
+    decoder: Decoder,
+    batch: Batch,
+    *,
+    adapter: Adapter | None = None,
+    dropout_key: PRNGKeyArray | None = None,
+    prefix: tuple[Cache, Int[Array, " group"]] | None = None,
+) -> tuple[Float[Array, "group row target vocab"], Routed | None]:
+    """`target_logits`, and what the routers did with the batch's tokens, each read once.
+
+    The second, None without experts, is what `experts.balance_loss` takes.
+    """
     prefix_key = row_key = None
     if dropout_key is not None:
         prefix_key, row_key = jax.random.split(dropout_key)
@@ -100,9 +119,11 @@ def target_logits(
         decoder, batch.prefix_tokens, batch.prefix_valid, adapter=adapter, dropout_key=prefix_key
     )
     positions = positions_of(batch.row_valid, start[:, None])
-    hidden, _ = decoder(batch.row_tokens, positions, cache, adapter=adapter, dropout_key=row_key)
+    hidden, cache = decoder(
+        batch.row_tokens, positions, cache, adapter=adapter, dropout_key=row_key
+    )
     at_targets = jnp.take_along_axis(hidden, batch.target_slots[..., None], axis=2)
-    return decoder.logits(at_targets)
+    return decoder.logits(at_targets), cache.routed
 
 
 def token_nats(

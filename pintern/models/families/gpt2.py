@@ -1,4 +1,4 @@
-"""GPT-2 and what shares its layout: LayerNorm, learned positions, fused q|k|v, biases everywhere.
+"""GPT-2 (XL too) and what shares its layout: LayerNorm, learned positions, fused q|k|v, biases everywhere.
 
 Its linear maps are `Conv1D` modules, whose weights are stored `(in, out)` as ours are.
 """
@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from pintern.models.config import DecoderConfig
-from pintern.models.families.options import head_width, read_flag, read_number, read_size
+from pintern.models.families.options import (
+    head_width,
+    read_activation,
+    read_flag,
+    read_number,
+    read_size,
+)
 from pintern.models.families.table import Family, Weight
 
 
@@ -26,7 +32,7 @@ def _config(raw: Mapping[str, Any]) -> DecoderConfig:
         positions="learned",
         max_positions=read_size(raw, "n_positions"),
         mlp="plain",
-        activation=raw.get("activation_function", "gelu_new"),
+        activation=read_activation(raw, "activation_function", "gelu_new"),
         fused_qkv=True,
         attention_bias=True,
         output_bias=True,
@@ -70,7 +76,6 @@ FAMILY = Family(
     to_config=_config,
     weights=_weights,
     checked={
-        "activation_function": ("gelu_new", "gelu"),
         "scale_attn_weights": (True,),
         "scale_attn_by_inverse_layer_idx": (False,),
         "reorder_and_upcast_attn": (False,),
@@ -85,6 +90,7 @@ FAMILY = Family(
             "n_layer",
             "n_head",
             "n_inner",
+            "activation_function",
             "layer_norm_epsilon",
             "tie_word_embeddings",
             "resid_pdrop",

@@ -1,6 +1,6 @@
 """Reading config.json: every option is computed, known to be harmless, or refused by name."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pintern.errors import UserError
@@ -113,3 +113,75 @@ def head_width(width_option: str, width: int, heads: int) -> int:
     if width % heads:
         raise UserError(f"config.json: {width_option} {width} is not a multiple of {heads} heads.")
     return width // heads
+
+
+# What config.json may call an activation, and what the decoder calls it.
+_ACTIVATIONS = {
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+    "gelu": "gelu",
+    "gelu_new": "gelu_new",
+    "gelu_fast": "gelu_new",
+    "gelu_pytorch_tanh": "gelu_new",
+}
+
+
+def read_activation(raw: Mapping[str, Any], option: str, default: str) -> str:
+    """The decoder's name of an activation; of `default` where it is left out or null.
+
+    Raises:
+      UserError: an activation that isn't computed.
+    """
+    value = raw.get(option)
+    value = default if value is None else value
+    if value not in _ACTIVATIONS:
+        raise UserError(
+            f"config.json: {option} is {value!r}, which this decoder does not compute.",
+            f"It computes {', '.join(map(repr, _ACTIVATIONS))}.",
+        )
+    return _ACTIVATIONS[value]
+
+
+def read_cap(raw: Mapping[str, Any], option: str) -> float | None:
+    """A soft cap; None where it is left out or null."""
+    return None if raw.get(option) is None else read_number(raw, option, 1.0)
+
+
+def read_window(raw: Mapping[str, Any]) -> int | None:
+    """Tokens that a windowed layer sees; None where `sliding_window` is left out or null."""
+    return None if raw.get("sliding_window") is None else read_size(raw, "sliding_window")
+
+
+def read_windowed(
+    raw: Mapping[str, Any], window: int | None, default: Sequence[bool]
+) -> dict[str, Any]:
+    """The fields `window` and `windowed` of a `DecoderConfig`.
+
+    Args:
+      raw: config.json; its `layer_types` says which layers are windowed.
+      window: tokens that a windowed layer sees.
+      default: which layers are windowed where `layer_types` doesn't say.
+
+    Raises:
+      UserError: a kind of layer that isn't computed, a list of another length, or windowed layers
+        without a window.
+    """
+    windowed = tuple(default)
+    if raw.get("layer_types") is not None:
+        kinds = {"full_attention": False, "sliding_attention": True}
+        unknown = [kind for kind in raw["layer_types"] if kind not in kinds]
+        if unknown or len(raw["layer_types"]) != len(default):
+            raise UserError(
+                f"config.json: layer_types is {raw['layer_types']!r}.",
+                f"Expected {len(default)} of {' and '.join(kinds)}, one a layer.",
+            )
+        windowed = tuple(kinds[kind] for kind in raw["layer_types"])
+    if any(windowed) and window is None:
+        raise UserError(
+            "config.json: layers slide, but sliding_window is null.",
+            "Expected the window's width in tokens, or no sliding_attention in layer_types.",
+        )
+    if not any(windowed):
+        return {"window": None, "windowed": ()}
+    return {"window": window, "windowed": () if all(windowed) else windowed}

@@ -1,0 +1,60 @@
+"""Keys and values of what was read so far, and the room that decoding writes into."""
+
+from __future__ import annotations
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from pintern.models.attention import KV
+from pintern.models.experts import Routed
+
+
+@flax.struct.dataclass
+class Cache:
+    """Keys and values of what was read so far.
+
+    Attributes:
+      prefix: `[layer, group, kv_head, prefix_slot, dim]`, shared by the rows of a group, or None.
+      prefix_positions: `[group, prefix_slot]`, −1 where padded, or None.
+      rows: `[layer, group, kv_head, row, slot, dim]`, or None before the first row token.
+      row_positions: `[group, row, slot]`, −1 where padded or not yet written.
+      length: slots of `rows` that are written.
+      routed: what the routers did with the tokens read so far; None without experts.
+    """
+
+    prefix: KV | None = None
+    prefix_positions: Int[Array, "group prefix_slot"] | None = None
+    rows: KV | None = None
+    row_positions: Int[Array, "group row slot"] | None = None
+    length: Int[Array, ""] | int = 0
+    routed: Routed | None = None
+
+    def as_prefix(self) -> Cache:
+        """Turns the cache of a one-row pass over a prefix into the prefix of what follows."""
+        return Cache(
+            prefix=jax.tree.map(lambda x: x[:, :, :, 0], self.rows),
+            prefix_positions=self.row_positions[:, 0],
+            routed=self.routed,
+        )
+
+    def with_room(self, slots: int) -> Cache:
+        """Adds `slots` unwritten slots after the rows, for decoding."""
+
+        def pad(x: Array) -> Array:
+            return jnp.pad(x, [(0, 0)] * 4 + [(0, slots), (0, 0)])
+
+        return self.replace(
+            rows=jax.tree.map(pad, self.rows),
+            row_positions=jnp.pad(
+                self.row_positions, [(0, 0), (0, 0), (0, slots)], constant_values=-1
+            ),
+        )
+
+
+def write_slots(old: Array | None, new: Array, start: Int[Array, ""] | int, *, axis: int) -> Array:
+    """`new` in place of `old` from slot `start` on; `new` itself where there is nothing yet."""
+    if old is None:
+        return new
+    return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis)
