@@ -1,4 +1,4 @@
-"""Random adapters on tests/tiny_models.py's decoders, as checkpoints with names and fingerprints."""
+"""The decoders of tests/tiny_models.py as checkpoints, with names and fingerprints."""
 
 import functools
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from pintern.adapters.adapter import Adapter
 from pintern.interop.manifest import read_manifest
@@ -100,8 +103,19 @@ def _logits(
     valid = np.zeros_like(tokens)
     for i, row in enumerate(rows):
         tokens[0, i, : len(row)], valid[0, i, : len(row)] = row, 1
-    empty = jnp.zeros((1, 0), jnp.int32)
+    return np.asarray(_forward(*nnx.split(decoder), adapter, tokens, valid))[valid > 0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _forward(
+    graph: nnx.GraphDef,
+    weights: nnx.State,
+    adapter: Adapter | None,
+    tokens: Int[Array, "group row slot"],
+    valid: Int[Array, "group row slot"],
+) -> Float[Array, "group row slot vocab"]:
+    decoder = nnx.merge(graph, weights)
+    empty = jnp.zeros((tokens.shape[0], 0), jnp.int32)
     cache, start = prefill(decoder, empty, empty, adapter=adapter)
-    positions = positions_of(jnp.asarray(valid), start[:, None])
-    hidden, _ = decoder(jnp.asarray(tokens), positions, cache, adapter=adapter)
-    return np.asarray(decoder.logits(hidden[valid > 0]))
+    hidden, _ = decoder(tokens, positions_of(valid, start[:, None]), cache, adapter=adapter)
+    return decoder.logits(hidden)
