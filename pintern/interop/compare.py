@@ -76,14 +76,14 @@ def compare(
       rows: token ids to compare on.
       dtype: in which the export is stored.
     """
-    wanted = _logits(checkpoint.decoder, adapter, rows)
+    wanted = logits_of(checkpoint.decoder, adapter, rows)
     parts = read_manifest(out).parts
     if "model" in parts:
         base = load_model(out / parts["model"])
         soft = read_adapter(out, base) if "soft_prompt" in parts else None
-        found = _logits(base.decoder, soft, rows)
+        found = logits_of(base.decoder, soft, rows)
     else:
-        found = _logits(checkpoint.decoder, read_adapter(out, checkpoint), rows)
+        found = logits_of(checkpoint.decoder, read_adapter(out, checkpoint), rows)
     step = float(jnp.finfo(dtype).eps)
     return Difference(
         largest=float(np.abs(found - wanted).max()),
@@ -94,7 +94,7 @@ def compare(
     )
 
 
-def _logits(
+def logits_of(
     decoder: Decoder, adapter: Adapter | None, rows: Sequence[Sequence[int]]
 ) -> Float[Array, "position vocab"]:
     """Logits at every real token of the rows, each behind the adapter's soft prompt."""
