@@ -51,7 +51,7 @@ class _MergedKernel:
     pair: LoraPair
     scale: float
 
-    def __getitem__(self, layer: int) -> np.ndarray:
+    def __getitem__(self, layer: int | tuple[int, ...]) -> np.ndarray:
         a, b = (np.asarray(x[layer], np.float32) for x in (self.pair.a, self.pair.b))
         return np.asarray(self.kernel[layer], np.float32) + np.float32(self.scale) * (a @ b)
 
