@@ -24,6 +24,7 @@ from pintern.interop.model_card import Facts, render_card  # noqa: E402
 from pintern.interop.modules import hub_modules  # noqa: E402
 from pintern.interop.read import read_adapter  # noqa: E402
 from pintern.interop.write import Export, parts_of, write_export  # noqa: E402
+from pintern.models.families import FAMILIES as KNOWN  # noqa: E402
 from pintern.models.load import Checkpoint, load_model  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -38,19 +39,37 @@ _ROTARY = {
     "num_key_value_heads": 2,
     "tie_word_embeddings": False,
 }
+_GEMMA = dict(_ROTARY, head_dim=8, tie_word_embeddings=True, sliding_window=5)
 CONFIGS = {
-    "llama": dict(_ROTARY, attention_bias=True, mlp_bias=True),
+    "bloom": {"vocab_size": 97, "hidden_size": 24, "n_layer": 3, "n_head": 6},
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
     "gpt2": {"vocab_size": 97, "n_embd": 24, "n_layer": 3, "n_head": 6, "n_positions": 64},
+    "gpt_neox": {k: v for k, v in _ROTARY.items() if k != "num_key_value_heads"},
+    "llama": dict(_ROTARY, attention_bias=True, mlp_bias=True),
+    "mistral": dict(_ROTARY, sliding_window=5),
+    "mixtral": dict(_ROTARY, num_local_experts=4),
+    "opt": {
+        "vocab_size": 97,
+        "hidden_size": 24,
+        "ffn_dim": 36,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "max_position_embeddings": 64,
+        "word_embed_proj_dim": 24,
+    },
+    "qwen2": _ROTARY,
+    "qwen3": dict(_ROTARY, head_dim=8),
 }
-FAMILIES = sorted(CONFIGS)
-GENERATION = {"bos_token_id": 0, "eos_token_id": 1}
+FAMILIES = sorted(CONFIGS.keys() & KNOWN.keys())
+SPECIAL = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
 
 
 @functools.cache
 def base(family: str, folder: Path) -> tuple[Path, Checkpoint]:
     """A random model made and saved by transformers, loud enough for uneven attention."""
     torch.manual_seed(3)
-    config = transformers.AutoConfig.for_model(family, **CONFIGS[family], **GENERATION)
+    config = transformers.AutoConfig.for_model(family, **CONFIGS[family], **SPECIAL)
     model = transformers.AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -81,6 +100,10 @@ def adapter_for(checkpoint: Checkpoint, *, rank: int = 4, virtual: int = 0) -> A
         lora[name] = LoraPair(a, b)
     soft_prompt = normal(virtual, checkpoint.config.model_dim) if virtual else None
     return Adapter(lora, soft_prompt, scale=6.0 / rank)
+
+
+def test_no_family_is_left_out():
+    assert set(FAMILIES) == set(KNOWN)
 
 
 def export(path: Path, checkpoint: Checkpoint, adapter: Adapter) -> Export:
@@ -172,11 +195,13 @@ def train_with_peft(path: Path, config, out: Path):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_lora_that_peft_trained_imports(tmp_path, folder, family, stabilised):
     path, checkpoint = base(family, folder)
+    # PEFT's all-linear takes in the experts, whose LoRA has no place here.
+    targets = ["q_proj", "o_proj"] if family == "mixtral" else "all-linear"
     config = peft.LoraConfig(
         task_type="CAUSAL_LM",
         r=3,
         lora_alpha=7,
-        target_modules="all-linear",
+        target_modules=targets,
         use_rslora=stabilised,
         fan_in_fan_out=family == "gpt2",
     )
