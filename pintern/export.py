@@ -189,8 +189,9 @@ def _scores(workdir: Path, step: int) -> list["Score"]:
 
 def _measured(workdir: Path) -> dict[str, Any] | None:
     """The run's entry in the summary of the study that it is an arm of (STUDY/arms/ARM)."""
-    path = workdir.absolute().parents[1] / "report" / "summary.json"
-    if workdir.absolute().parent.name != "arms" or not path.is_file():
+    arms_folder = workdir.absolute().parent
+    path = arms_folder.parent / "report" / "summary.json"
+    if arms_folder.name != "arms" or not path.is_file():
         return None
     arms = json.loads(path.read_text())["arms"]
     folders = {re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"): name for name in arms}
