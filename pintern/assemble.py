@@ -6,6 +6,7 @@ Entry points, `pintern.training` and `pintern.evaluation` work with what it retu
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import jax
@@ -16,6 +17,7 @@ from ml_collections import ConfigDict
 from pintern.adapters.adapter import Adapter, init_lora, lora_scale
 from pintern.adapters.soft_prompt import init_soft_prompt
 from pintern.errors import UserError
+from pintern.interop.read import read_adapter
 from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
 from pintern.models.surprisal import surprisal_of
 from pintern.prompts.pipeline import Prompts, prepare_prompts
@@ -75,7 +77,53 @@ def assemble(config: ConfigDict, *, prompts_directory: Path | None = None) -> Pa
 
 
 def new_adapter(parts: Parts) -> Adapter:
-    """A fresh adapter: LoRA's B is zero, so that it starts as the base model."""
+    """The adapter that a run starts from: fresh, or what `adapter.init_from` holds of it.
+
+    A folder of LoRA alone leaves the soft prompt fresh, and the other way round.
+
+    Raises:
+      UserError: the folder can't be read, or its shape isn't the config's.
+    """
+    adapter = fresh_adapter(parts)
+    source = parts.config.adapter.init_from
+    if not source:
+        return adapter
+    given = read_adapter(source, parts.checkpoint)
+    if given.lora:
+        _check_same_lora(adapter, given, parts.config)
+        adapter = adapter.replace(lora=given.lora)
+    if given.soft_prompt is not None:
+        if adapter.num_virtual_tokens != given.num_virtual_tokens:
+            raise UserError(
+                f"{source} has a soft prompt of {given.num_virtual_tokens} virtual tokens; "
+                f"config.adapter.soft_prompt is {adapter.num_virtual_tokens}.",
+                f"Set config.adapter.soft_prompt={given.num_virtual_tokens}.",
+            )
+        adapter = adapter.replace(soft_prompt=given.soft_prompt)
+    return adapter
+
+
+def _check_same_lora(fresh: Adapter, given: Adapter, config: ConfigDict) -> None:
+    """Refuses imported pairs that the config wouldn't make: it is the record of what is trained."""
+    rank = next(iter(given.lora.values())).a.shape[-1]
+    same_pairs = {k: p.a.shape for k, p in fresh.lora.items()} == {
+        k: p.a.shape for k, p in given.lora.items()
+    }
+    if same_pairs and math.isclose(fresh.scale, given.scale, rel_tol=1e-6):
+        return
+    fields = config.adapter
+    alpha = given.scale * (rank**0.5 if fields.rank_stabilised else rank)
+    raise UserError(
+        f"{fields.init_from} has LoRA of rank {rank} and scale {given.scale:g} on "
+        f"{', '.join(given.lora)}; the config makes rank {fields.rank} and scale {fresh.scale:g} "
+        f"on {', '.join(fresh.lora) or 'nothing'}.",
+        f"Set --config.adapter.rank={rank} --config.adapter.alpha={alpha:g} "
+        f'--config.adapter.targets="{tuple(given.lora)!r}".',
+    )
+
+
+def fresh_adapter(parts: Parts) -> Adapter:
+    """A new adapter: LoRA's B is zero, so that it starts as the base model."""
     fields = parts.config.adapter
     decoder = parts.checkpoint.decoder
     lora_key, soft_key = jax.random.split(jax.random.key(parts.config.seed))

@@ -66,6 +66,7 @@ def default_config() -> ConfigDict:
     config.adapter.alpha = 32.0
     config.adapter.dropout = 0.0
     config.adapter.rank_stabilised = False  # α/√r in place of α/r
+    config.adapter.init_from = ""  # PEFT LoRA or PROMPT_TUNING folder, or an export, to start from
     config.adapter.soft_prompt = 0  # learned vectors at the head of the prefix
     config.adapter.soft_prompt_init = "vocabulary"  # uniform, vocabulary, text or file
     config.adapter.soft_prompt_text = ""  # for text
@@ -180,6 +181,12 @@ def validate(config: ConfigDict) -> ConfigDict:
         raise UserError(
             "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
             "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt.",
+        )
+    if config.adapter.init_from and config.adapter.soft_prompt_init == "file":
+        raise UserError(
+            "config.adapter.init_from and config.adapter.soft_prompt_file would both set the soft "
+            "prompt.",
+            "Leave config.adapter.soft_prompt_init at another value than 'file'.",
         )
     if config.distill.unlabelled and not config.distill.weight:
         raise UserError(

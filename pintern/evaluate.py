@@ -5,6 +5,9 @@
 By default the prompt is what the config says for inference: the query alone. `--base` switches the
 adapter off, and `--keep_rate=1 --shots=2` puts the prompt back, so that in-context learning is
 measured by the same code. Predictions and scores go to eval/<step>/ in the run's folder.
+
+`--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config` the
+run's folder needn't be there: it is made, and holds evaluations of `--adapter` or `--base` alone.
 """
 
 from pathlib import Path
@@ -16,6 +19,9 @@ from pintern import cli
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; the latest by default.")
 BASE = flags.DEFINE_boolean("base", False, "Score the base model, adapter off.")
+ADAPTER = flags.DEFINE_string(
+    "adapter", None, "PEFT LoRA or PROMPT_TUNING folder, or an export, to score instead."
+)
 KEEP_RATE = flags.DEFINE_float("keep_rate", None, "τ of the template; default: config.eval.")
 SHOTS = flags.DEFINE_integer("shots", None, "Retrieved examples; default: config.eval.")
 
@@ -23,9 +29,22 @@ SHOTS = flags.DEFINE_integer("shots", None, "Retrieved examples; default: config
 def main(_: list[str]) -> None:
     """Scores the checkpoint that the flags name."""
     workdir = Path(WORKDIR.value)
-    from pintern.training.workdir import read_config
+    from pintern.errors import UserError
+    from pintern.training.workdir import claim, read_config
 
-    config = read_config(workdir)
+    trained = not BASE.value and ADAPTER.value is None
+    if BASE.value and ADAPTER.value is not None:
+        raise UserError("--base switches the adapter off; --adapter names one. Give one of them.")
+    if flags.FLAGS.config is None:
+        config = read_config(workdir)
+    elif trained:
+        raise UserError(
+            "--config with a run's checkpoint: the run has its own config.",
+            "Leave --config out, or name what to score by --adapter or --base.",
+        )
+    else:
+        config = cli.config_from_flags()
+        claim(workdir, config)
     if KEEP_RATE.value is not None:
         config.eval.keep_rate = KEEP_RATE.value
     if SHOTS.value is not None:
@@ -33,15 +52,22 @@ def main(_: list[str]) -> None:
 
     from pintern.config import validate
     from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+    from pintern.interop.read import read_adapter
     from pintern.progress import Progress
     from pintern.training.restore import restore_run
 
     validate(config)
-    parts, adapter, step = restore_run(workdir, config, STEP.value, base=BASE.value)
+    parts, adapter, step = restore_run(workdir, config, STEP.value, base=not trained)
+    if ADAPTER.value is not None:
+        adapter = read_adapter(ADAPTER.value, parts.checkpoint)
+        # The context has to hold this one's virtual tokens, and not those of the run's own.
+        config.adapter.soft_prompt = adapter.num_virtual_tokens
     prompt = InferencePrompt(config.eval.keep_rate, config.eval.shots)
     with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
         found = evaluate(parts, adapter, prompt, progress=bar.advance)
     name = "base" if BASE.value else str(step)
+    if ADAPTER.value is not None:
+        name = f"adapter-{Path(ADAPTER.value).resolve().name}"
     if prompt.keep_rate or prompt.shots:
         name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
     write_evaluation(workdir / "eval" / name, found, prompt)
@@ -61,4 +87,5 @@ def main(_: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    cli.define_config()
     cli.run(main)

@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
-from pintern.assemble import Parts, assemble, new_adapter
+from pintern.assemble import Parts, assemble, fresh_adapter
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import check_base
@@ -28,7 +28,7 @@ def restore_run(
     check_base(workdir, parts.checkpoint)
     if base:
         return parts, None, 0
-    adapter = new_adapter(parts)
+    adapter = fresh_adapter(parts)
     template = TrainState(adapter, make_optimizer(config.train).init(adapter))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, writes=False)
     found, state, _ = checkpoints.restore(template, step)
