@@ -28,6 +28,7 @@ from pintern.models.layout import (
     stored_tensor,
     tensor_digest,
 )
+from pintern.models.quantize import dequantize
 
 # Where every family keeps an output matrix; files of tied models may store it a second time.
 _HEAD = "lm_head.weight"
@@ -146,7 +147,7 @@ def save_model(
 
     Args:
       directory: where to; it must not hold weights yet.
-      decoder: the model.
+      decoder: the model; a quantised one is written as the weights that it stands for.
       family: whose names and layouts to use.
       raw_config: config.json to write; its dtype entry is set to `dtype`.
       dtype: of storage.
@@ -157,7 +158,7 @@ def save_model(
     """
     directory = Path(directory)
     storage = jnp.dtype(dtype)
-    weights = parameters_by_path(decoder)
+    weights = parameters_by_path(dequantize(decoder))
     places = {place.name: place for place in places_of(family, decoder.config)}
     write_tensors(
         directory,
