@@ -11,7 +11,7 @@ from pintern.errors import UserError
 # (consolidated*.safetensors), nor what lies in subfolders.
 _WANTED = ("*.json", "model*.safetensors", "tokenizer*", "merges.txt", "vocab.txt", "*.jinja")
 _UNWANTED = ("*/*",)
-_NAME = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
 def resolve_model(path: str, revision: str = "", *, weights: bool = True) -> Path:
