@@ -140,8 +140,8 @@ def nats(decoder, sequences: list[tuple[list[int], int]]) -> float:
     @jax.jit
     def run(state):
         decoder = nnx.merge(graph, state)
-        hidden, _ = decoder(tokens[None], positions[None])
-        return token_nats(decoder.logits(hidden[0, :, :-1]), tokens[:, 1:])
+        hidden, _ = decoder(jnp.asarray(tokens[None]), jnp.asarray(positions[None]))
+        return token_nats(decoder.logits(hidden[0, :, :-1]), jnp.asarray(tokens[:, 1:]))
 
     return float((run(state) * counts[:, 1:]).sum() / counts[:, 1:].sum())
 

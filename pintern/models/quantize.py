@@ -48,7 +48,7 @@ def is_quantized(decoder: Decoder) -> bool:
 
 
 def quantize(decoder: Decoder) -> None:
-    """Holds the decoder's linear maps in int8, in place: each kernel is freed when it is replaced.
+    """Holds the decoder's linear maps in int8, in place, one after the other.
 
     Raises:
       UserError: they are already.
@@ -56,11 +56,10 @@ def quantize(decoder: Decoder) -> None:
     if is_quantized(decoder):
         raise UserError("This base is quantised already.", "Quantise it once, when it is loaded.")
     for module in _linears(decoder):
-        kernel = module.kernel.get_value()
-        held, scale = quantize_kernel(kernel)
+        held, scale = quantize_kernel(module.kernel.get_value())
+        # Waited for: the next kernel's float32 copy is made when this one's is gone.
         module.kernel = nnx.Param(jax.block_until_ready(held))
-        module.kernel_scale = nnx.Param(scale)
-        kernel.delete()
+        module.kernel_scale = nnx.data(nnx.Param(scale))
 
 
 def dequantize(decoder: Decoder) -> Decoder:
@@ -77,7 +76,7 @@ def dequantize(decoder: Decoder) -> Decoder:
         if module.kernel_scale is not None:
             held, scale = module.kernel.get_value(), module.kernel_scale.get_value()
             module.kernel = nnx.Param(dequantize_kernel(held, scale, dtype))
-            module.kernel_scale = None
+            module.kernel_scale = nnx.static(None)
     return plain
 
 

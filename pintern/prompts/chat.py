@@ -15,6 +15,7 @@ be cut so is refused.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,13 +93,12 @@ class ChatLayout:
 
     def head(self, system: str) -> list[int]:
         """Ids of what stands in front of the first user's turn; without text, no system turn."""
-        turns = [("system", system)] if system else []
-        text = _render(self.tokenizer, [*turns, ("user", _QUERY)])
-        return self.tokenizer.encode(text.removesuffix(self.opening + _QUERY + self.asking))
+        return self.tokenizer.encode(self._head(system))
 
     def query(self, query: str) -> list[int]:
         """Ids of a user's turn, up to where the answer starts."""
-        return self.tokenizer.encode(self._query_text(query))
+        text = _render(self.tokenizer, [("user", query)])
+        return self.tokenizer.encode(text.removeprefix(self._bare_head))
 
     def answer(self, completion: str) -> list[int]:
         """Ids of an answer, as they are behind the text that asks for it.
@@ -141,7 +141,8 @@ class ChatLayout:
         pieces += self.query(query)
         whole = conversation_ids(self.tokenizer, [*turns, ("user", query)])
         if pieces != whole:
-            place = next((i for i, (a, b) in enumerate(zip(pieces, whole, strict=False)) if a != b))
+            both = enumerate(zip(pieces, whole, strict=False))
+            place = next((i for i, (a, b) in both if a != b), min(len(pieces), len(whole)))
             near = self.tokenizer.tokenizer.decode(whole[max(place - 6, 0) : place + 6])
             raise UserError(
                 f"The chat template can't be cut into pieces: the ids differ from those of the "
@@ -149,10 +150,14 @@ class ChatLayout:
                 _INSTEAD,
             )
 
-    def _query_text(self, query: str) -> str:
-        bare = _render(self.tokenizer, [("user", _QUERY)])
-        head = bare.removesuffix(self.opening + _QUERY + self.asking)
-        return _render(self.tokenizer, [("user", query)]).removeprefix(head)
+    def _head(self, system: str) -> str:
+        turns = [("system", system)] if system else []
+        text = _render(self.tokenizer, [*turns, ("user", _QUERY)])
+        return text.removesuffix(self.opening + _QUERY + self.asking)
+
+    @functools.cached_property
+    def _bare_head(self) -> str:
+        return self._head("")
 
 
 def conversation_ids(
