@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 from flax import nnx
 from safetensors.numpy import load_file
 from tiny_models import CONFIGS, random_adapter, random_decoder
@@ -14,6 +15,9 @@ from tiny_models import CONFIGS, random_adapter, random_decoder
 from pintern.assemble import load_base
 from pintern.config import default_config
 from pintern.errors import UserError
+from pintern.evaluation.decode import Generator
+from pintern.evaluation.sampling import Sampling
+from pintern.evaluation.serving import run_server
 from pintern.models.families import FAMILIES
 from pintern.models.layout import parameters_by_path
 from pintern.models.load import load_model, save_model
@@ -27,8 +31,11 @@ from pintern.models.quantize import (
     quantize_kernel,
 )
 from pintern.models.shared_prefix import token_nats
+from pintern.prompts.requests import Request
 from pintern.prompts.tokens import PieceTokenizer
 from pintern.tasks import load_task
+from pintern.training.loop import train
+from pintern.training.restore import restore_run
 
 STORIES = Path(__file__).parents[1] / ".." / "shared" / "models" / "stories260K"
 
@@ -183,3 +190,19 @@ def test_the_company_s_answers_are_as_likely_as_before():
     after = nats(checkpoint.decoder, sequences)
     assert after != before
     assert abs(after / before - 1) < 0.01, (before, after)
+
+
+@pytest.mark.slow
+def test_a_run_trains_and_answers_beside_it(tmp_path):
+    config = tiny.config(model__quantize="int8", train__steps=4)
+    assert train(config, tmp_path / "run")
+    parts, adapter, step = restore_run(tmp_path / "run", config)
+    assert step == 4
+    assert is_quantized(parts.checkpoint.decoder)
+    assert all(np.abs(pair.b).max() > 0 for pair in adapter.lora.values())
+    served = run_server(parts, adapter)
+    rows = served.rows([Request(e.query, e.id) for e in parts.prompts.task.test])
+    graph, merged = nnx.split(merge_lora(parts.checkpoint.decoder, adapter))
+    sampling = Sampling(config.eval.max_new_tokens, parts.tokenizer.eos)
+    whole = Generator(graph, merged, None, parts.prompts.prefix(0.0), sampling)
+    assert served.generator(rows, batch_rows=8) == whole(rows, batch_rows=8)
