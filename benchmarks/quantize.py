@@ -81,7 +81,7 @@ def load(dtype: jnp.dtype) -> tuple:
 
 
 def company_nll(decoder, tokenizer) -> float:
-    """Nats per token of every fourth answer of the company task's test set, behind the full prompt."""
+    """Nats per token of every fourth test answer of the company task, behind the full prompt."""
     from pintern.models.shared_prefix import cross_entropy, target_logits
     from pintern.prompts.rows import Renderer
     from pintern.tasks.company import company_task
