@@ -19,6 +19,7 @@ setup(
         "bm25s",
         "datasets",
         "flax>=0.12.8,!=0.12.9",
+        "huggingface_hub",
         "jax>=0.10",
         "jaxtyping",
         "jinja2",

@@ -18,7 +18,9 @@ from pintern.adapters.adapter import Adapter, init_lora, lora_scale
 from pintern.adapters.soft_prompt import init_soft_prompt
 from pintern.errors import UserError
 from pintern.interop.read import read_adapter
+from pintern.models.hub import resolve_model
 from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
+from pintern.models.quantize import quantize
 from pintern.models.surprisal import surprisal_of
 from pintern.prompts.pipeline import Prompts, prepare_prompts
 from pintern.prompts.tokens import PieceTokenizer
@@ -44,20 +46,25 @@ class Parts:
     prompts: Prompts
 
 
-def model_directory(path: str) -> Path:
-    """`nano` is the bundled model; anything else is a directory."""
-    return BUNDLED if path == "nano" else Path(path)
+def model_directory(config: ConfigDict) -> Path:
+    """`nano` is the bundled model; anything else a folder, or a name on the hub."""
+    fields = config.model
+    if fields.path == "nano":
+        return BUNDLED
+    return resolve_model(fields.path, fields.revision, weights=not fields.random_init)
 
 
 def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
     """Loads the base and its tokenizer, and checks that they fit."""
-    directory = model_directory(config.model.path)
+    directory = model_directory(config)
     auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     dtype = auto if config.model.dtype == "auto" else jnp.dtype(config.model.dtype)
     if config.model.random_init:
         checkpoint = init_model(directory, seed=config.seed, dtype=dtype, remat=config.model.remat)
     else:
         checkpoint = load_model(directory, dtype=dtype, remat=config.model.remat)
+    if config.model.quantize != "none":
+        quantize(checkpoint.decoder)
     tokenizer = PieceTokenizer.load(directory)
     check_tokenizer(tokenizer.size, checkpoint.config)
     return checkpoint, tokenizer
@@ -73,7 +80,7 @@ def assemble(config: ConfigDict, *, prompts_directory: Path | None = None) -> Pa
         surprisal_of(checkpoint.decoder, tokenizer.bos),
         directory=prompts_directory,
     )
-    return Parts(config, checkpoint, tokenizer, prompts)
+    return Parts(config, checkpoint, tokenizer.ending_with(prompts.renderer.eos), prompts)
 
 
 def new_adapter(parts: Parts) -> Adapter:

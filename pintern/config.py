@@ -23,9 +23,11 @@ def default_config() -> ConfigDict:
     config.seed = 0  # of every random choice
 
     config.model = ConfigDict()
-    config.model.path = "nano"  # a checkpoint directory, or `nano`, the bundled model
+    config.model.path = "nano"  # a directory, org/name on the hub, or `nano`, the bundled model
+    config.model.revision = ""  # of org/name: branch, tag or commit; empty is the newest
     config.model.random_init = False  # weights drawn from the seed, shapes from config.json
     config.model.dtype = "auto"  # auto (float32 on CPU, else bfloat16), float32 or bfloat16
+    config.model.quantize = "none"  # int8 holds the frozen linear maps in a byte per weight
     config.model.remat = False  # recompute activations in the backward pass: less memory
 
     config.task = ConfigDict()
@@ -40,6 +42,7 @@ def default_config() -> ConfigDict:
     config.task.query_format = "Question: {query}\nAnswer:"  # files
     config.task.completion_format = " {completion}"  # files
     config.task.example_end = "\n"  # files: between an example and what follows
+    config.task.chat = False  # in the checkpoint's chat template: system, turns, user
     config.task.max_train = 0  # use at most so many labelled pairs; 0 is all
     config.task.max_test = 0  # likewise
 
@@ -109,6 +112,7 @@ def default_config() -> ConfigDict:
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.quantize": ("none", "int8"),
     "task.kind": ("company", "files", "nl2bash"),
     "task.metric": ("exact", "bleu", "sql"),
     "prompt.compressor": ("self_information", "truncation"),
@@ -188,6 +192,14 @@ def validate(config: ConfigDict) -> ConfigDict:
             "prompt.",
             "Leave config.adapter.soft_prompt_init at another value than 'file'.",
         )
+    if config.task.chat:
+        for field in ("query_format", "completion_format", "example_end"):
+            if config.task[field] != default_config().task[field]:
+                raise UserError(
+                    f"config.task.{field} is {config.task[field]!r}, but with config.task.chat the "
+                    "checkpoint's chat template takes its place.",
+                    "Leave it out, or set config.task.chat=False.",
+                )
     if config.distill.unlabelled and not config.distill.weight:
         raise UserError(
             f"config.distill.unlabelled is {config.distill.unlabelled}, but config.distill.weight "

@@ -88,7 +88,7 @@ def main(_: list[str]) -> None:
 def _plan(parts: "Parts", adapter: Any, form: str, dtype: str) -> "Export":
     import jax.numpy as jnp
 
-    from pintern.assemble import model_directory
+    from pintern.assemble import BUNDLED
     from pintern.errors import UserError
     from pintern.interop.merged import stored_dtype
     from pintern.interop.write import Export
@@ -106,7 +106,7 @@ def _plan(parts: "Parts", adapter: Any, form: str, dtype: str) -> "Export":
     return Export(
         adapter=adapter,
         checkpoint=parts.checkpoint,
-        base_name=str(model_directory(model.path)),
+        base_name=str(BUNDLED) if model.path == "nano" else model.path,
         alpha=fields.alpha,
         rank_stabilised=fields.rank_stabilised,
         dtype=jnp.dtype(dtype),

@@ -3,6 +3,12 @@
 from jaxtyping import install_import_hook
 
 install_import_hook(
-    ["pintern.adapters", "pintern.models", "pintern.evaluation.decode", "pintern.training.step"],
+    [
+        "pintern.adapters",
+        "pintern.models",
+        "pintern.evaluation.decode",
+        "pintern.evaluation.sampling",
+        "pintern.training.step",
+    ],
     "checker.typechecked",
 )

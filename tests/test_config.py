@@ -29,6 +29,16 @@ def test_the_default_config_is_valid():
     assert validate(default_config()) == default_config()
 
 
+def test_a_chat_template_takes_the_place_of_the_format():
+    config = changed("task.chat", True)
+    assert validate(config).task.chat
+    config.task.query_format = "Q: {query}"
+    with pytest.raises(
+        UserError, match=r"query_format is 'Q: {query}', but with config\.task\.chat"
+    ):
+        validate(config)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "said"),
     [
@@ -52,6 +62,11 @@ def test_the_default_config_is_valid():
         ("adapter.targets", (), r"nothing would be trained"),
         ("train.accumulate", 3, r"batch_rows=16 is not a multiple of .*accumulate=3"),
         ("distill.unlabelled", 10, r"config\.distill\.weight"),
+        (
+            "model.quantize",
+            "int4",
+            r"config\.model\.quantize is 'int4'; it must be one of none, int8",
+        ),
     ],
 )
 def test_mistakes_are_named(path, value, said):

@@ -11,6 +11,7 @@ import tiny
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import new_adapter, split_decoder
 from pintern.evaluation.decode import Generator, Sampling, pad_rows
+from pintern.evaluation.sampling import restrict
 
 NEW = 6
 ROOM = 64  # slots of the naive sequence: one program for all of them
@@ -113,3 +114,56 @@ def test_rows_are_padded_to_a_multiple():
     tokens, valid = pad_rows([[5, 6, 7], [8]], multiple=4)
     assert tokens.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
     assert valid.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_streamed_row_gets_the_tokens_of_the_batch(temperature):
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    adapter = trained_adapter()
+    eos = generate(adapter, temperature=temperature, seed=3)[0][2]
+    generator = Generator(graph, base, adapter, PREFIX, Sampling(NEW, eos, temperature))
+    batched = generator(rows(), batch_rows=5, seed=3)
+    assert len(batched[0]) <= 2 < max(map(len, batched))
+    streamed = [list(generator.stream(row, seed=3, index=i)) for i, row in enumerate(rows())]
+    assert streamed == batched
+    assert generator(rows()[3:], batch_rows=2, seed=3, first_index=3) == batched[3:]
+
+
+def test_every_id_that_ends_a_completion_ends_it():
+    whole = generate()
+    also = whole[0][2]
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    generator = Generator(graph, base, None, PREFIX, Sampling(NEW, NEVER, also_end=(also,)))
+    expected = [row[: row.index(also)] if also in row else row for row in whole]
+    assert generator(rows(), batch_rows=2) == expected != whole
+
+
+LOGITS = jnp.log(jnp.asarray([[0.1, 0.4, 0.2, 0.3], [0.25, 0.25, 0.25, 0.25]]))
+
+
+@pytest.mark.parametrize(
+    ("top_k", "top_p", "kept"),
+    [
+        (0, 1.0, {0, 1, 2, 3}),
+        (1, 1.0, {1}),
+        (2, 1.0, {1, 3}),
+        (9, 1.0, {0, 1, 2, 3}),
+        (0, 0.39, {1}),
+        (0, 0.6, {1, 3}),
+        (0, 0.75, {1, 2, 3}),
+        (2, 0.5, {1}),  # of the two left, the first holds 4/7
+        (2, 0.6, {1, 3}),
+    ],
+)
+def test_top_k_and_top_p_leave_the_likeliest(top_k, top_p, kept):
+    left = np.asarray(restrict(LOGITS, top_k, top_p))
+    assert set(np.flatnonzero(np.isfinite(left[0]))) == kept
+    assert np.isfinite(left[1]).all()  # equally likely tokens stay together
+    assert (left[0] == np.asarray(LOGITS[0]))[np.isfinite(left[0])].all()
+
+
+def test_the_likeliest_of_one_is_the_greedy_choice():
+    sampling = Sampling(NEW, NEVER, temperature=0.7, top_k=1)
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    drawn = Generator(graph, base, None, PREFIX, sampling)(rows(), batch_rows=5, seed=9)
+    assert drawn == generate(batch_rows=5)

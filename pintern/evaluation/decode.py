@@ -1,12 +1,13 @@
 """Decoding behind a shared prefix: prefilled once, then rows of like length in batches.
 
-The loop over new tokens runs on the device and stops when every row has ended.
+The loop over new tokens runs on the device and stops when every row has ended; for a reader at the
+terminal the same loop is run one token at a time.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,24 +17,29 @@ from flax import nnx
 from jaxtyping import Array, Int, Key
 
 from pintern.adapters.adapter import Adapter
+from pintern.evaluation.sampling import Sampling, choose
 from pintern.models.decoder import Cache, Decoder
 from pintern.models.shared_prefix import positions_of, prefill
 
 _MULTIPLE = 32  # wider steps: fewer programs, each of which takes seconds to compile
 
 
-class Sampling(NamedTuple):
-    """How the next token is chosen.
+class Decoding(NamedTuple):
+    """Rows on their way, between two tokens.
 
     Attributes:
-      max_new_tokens: longest completion.
-      eos: id that ends a completion.
-      temperature: 0 takes the likeliest token.
+      place: tokens chosen so far.
+      cache: what was read, with room for the rest.
+      position: of the last chosen token, which is not read yet.
+      token: the last chosen one.
+      made: all chosen ones; the slots still to come hold EOS.
     """
 
-    max_new_tokens: int
-    eos: int
-    temperature: float = 0.0
+    place: Int[Array, ""]
+    cache: Cache
+    position: Int[Array, " row"]
+    token: Int[Array, " row"]
+    made: Int[Array, "row new"]
 
 
 class Generator:
@@ -64,7 +70,9 @@ class Generator:
         self._prefix = jnp.asarray(prefix, jnp.int32)[None]
         self._read = functools.partial(_read_prefix, graph)
         self._start = functools.partial(_start_rows, graph)
-        self._continue = functools.partial(_decode, graph, sampling)
+        self._whole = functools.partial(_decode, graph, sampling)
+        self._begin = functools.partial(_begin_jit, graph, sampling)
+        self._advance = functools.partial(_advance_jit, graph, sampling)
         self._prefilled = self._read(base, adapter, self._prefix) if cached else None
 
     def __call__(
@@ -73,15 +81,19 @@ class Generator:
         *,
         batch_rows: int,
         seed: int = 0,
+        first_index: int = 0,
         progress: Callable[[int], None] | None = None,
     ) -> list[list[int]]:
-        """New tokens of each row, EOS left out, in the order given.
+        """New tokens of each row, EOS left out, in the order given. Without EOS there are
+        `max_new_tokens` of them.
 
         Args:
           rows: token ids, at least one per row.
           batch_rows: rows decoded at once; the last batch is filled up with copies.
           seed: of sampling. Each row has a stream of its own, so that its text doesn't depend on
             what it is batched with.
+          first_index: number of the first row, where these are a part of a longer list: a row's
+            stream depends on the seed and on its number.
           progress: told how many rows are done.
         """
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
@@ -90,15 +102,32 @@ class Generator:
             chosen = order[first : first + batch_rows]
             filled = [chosen[i % len(chosen)] for i in range(batch_rows)]
             tokens, valid = pad_rows([rows[i] for i in filled])
-            keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(
-                jnp.asarray(filled)
-            )
+            keys = _row_keys(seed, [first_index + i for i in filled])
             made = np.asarray(self.decode(*self.prefill(tokens, valid), keys))
             for place, i in enumerate(chosen):
                 done[i] = _until(made[place], self._sampling.eos)
             if progress:
                 progress(len(chosen))
         return done
+
+    def stream(self, row: Sequence[int], *, seed: int = 0, index: int = 0) -> Iterator[int]:
+        """New tokens of one row, EOS left out, each as soon as it is chosen.
+
+        Args:
+          row: token ids, at least one.
+          seed: of sampling.
+          index: number of the row; as number `index` of a list it gets the same tokens.
+        """
+        tokens, valid = pad_rows([row])
+        keys = _row_keys(seed, [index])
+        state = self._begin(*self.prefill(tokens, valid), keys)
+        for place in range(1, self._sampling.max_new_tokens + 1):
+            token = int(state.token[0])
+            if token == self._sampling.eos:
+                return
+            yield token
+            if place < self._sampling.max_new_tokens:
+                state = self._advance(self._base, self._adapter, state, keys, place + 1)
 
     def prefill(self, tokens: np.ndarray, valid: np.ndarray) -> tuple[Cache, Array, Array]:
         """Reads `[row, slot]` tokens: cache, logits of the next token, its position."""
@@ -109,7 +138,7 @@ class Generator:
         self, cache: Cache, logits: Array, position: Array, keys: Key[Array, " row"]
     ) -> Int[Array, "row new"]:
         """Continues prefilled rows to EOS or the limit; slots after EOS hold EOS."""
-        return self._continue(self._base, self._adapter, cache, logits, position, keys)
+        return self._whole(self._base, self._adapter, cache, logits, position, keys)
 
 
 def pad_rows(
@@ -166,34 +195,75 @@ def _decode(
     position: Array,
     keys: Key[Array, " row"],
 ) -> Int[Array, "row new"]:
-    decoder: Decoder = nnx.merge(graph, base)
-    limit, eos = sampling.max_new_tokens, sampling.eos
+    state = _begin(sampling, cache, logits, position, keys)
+    until = sampling.max_new_tokens
+    return _advance(nnx.merge(graph, base), sampling, adapter, state, keys, until).made
 
-    def choose(logits: Array, place: Array | int) -> Array:
-        if sampling.temperature == 0:
-            return logits.argmax(-1).astype(jnp.int32)
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)
-        draw = jax.vmap(jax.random.categorical)(step_keys, logits / sampling.temperature)
-        return draw.astype(jnp.int32)
 
-    first = choose(logits, 0)
-    made = jnp.full((first.shape[0], limit), eos, jnp.int32).at[:, 0].set(first)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _begin_jit(
+    graph: nnx.GraphDef,
+    sampling: Sampling,
+    cache: Cache,
+    logits: Array,
+    position: Array,
+    keys: Array,
+) -> Decoding:
+    del graph  # taken so that all three are called alike
+    return _begin(sampling, cache, logits, position, keys)
 
-    def goes_on(carry: tuple) -> Array:
-        place, _, _, token, _ = carry
-        return (place < limit) & jnp.any(token != eos)
 
-    def body(carry: tuple) -> tuple:
-        place, cache, position, token, made = carry
+# The state is given away: otherwise each token would cost a copy of the cache.
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
+def _advance_jit(
+    graph: nnx.GraphDef,
+    sampling: Sampling,
+    base: nnx.State,
+    adapter: Adapter | None,
+    state: Decoding,
+    keys: Key[Array, " row"],
+    until: int | Array,
+) -> Decoding:
+    return _advance(nnx.merge(graph, base), sampling, adapter, state, keys, until)
+
+
+def _begin(
+    sampling: Sampling, cache: Cache, logits: Array, position: Array, keys: Key[Array, " row"]
+) -> Decoding:
+    """Chooses the first token, and makes room for all."""
+    limit = sampling.max_new_tokens
+    first = choose(sampling, logits, keys, 0)
+    made = jnp.full((first.shape[0], limit), sampling.eos, jnp.int32).at[:, 0].set(first)
+    room = cache.with_room(limit)
+    room = room.replace(length=jnp.asarray(room.length, jnp.int32))
+    return Decoding(jnp.int32(1), room, position, first, made)
+
+
+def _advance(
+    decoder: Decoder,
+    sampling: Sampling,
+    adapter: Adapter | None,
+    state: Decoding,
+    keys: Key[Array, " row"],
+    until: int | Array,
+) -> Decoding:
+    """Goes on until every row has ended, or `until` tokens are chosen."""
+
+    def goes_on(state: Decoding) -> Array:
+        return (state.place < until) & jnp.any(state.token != sampling.eos)
+
+    def body(state: Decoding) -> Decoding:
+        place, cache, position, token, made = state
         hidden, cache = decoder(
             token[None, :, None], position[None, :, None], cache, adapter=adapter
         )
-        following = choose(decoder.logits(hidden[0, :, 0]), place)
-        following = jnp.where(token == eos, eos, following)
+        following = choose(sampling, decoder.logits(hidden[0, :, 0]), keys, place)
+        following = jnp.where(token == sampling.eos, sampling.eos, following)
         made = jax.lax.dynamic_update_slice_in_dim(made, following[:, None], place, axis=1)
-        return place + 1, cache, position + 1, following, made
+        return Decoding(place + 1, cache, position + 1, following, made)
 
-    room = cache.with_room(limit)
-    room = room.replace(length=jnp.asarray(room.length, jnp.int32))
-    carry = (jnp.int32(1), room, position, first, made)
-    return jax.lax.while_loop(goes_on, body, carry)[-1]
+    return jax.lax.while_loop(goes_on, body, state)
+
+
+def _row_keys(seed: int, indices: Sequence[int]) -> Key[Array, " row"]:
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))

@@ -16,6 +16,7 @@ from pintern.assemble import Parts, check_context
 from pintern.evaluation.decode import Generator, Sampling
 from pintern.evaluation.metrics import Scores, bootstrap_interval, score_slices
 from pintern.models.merge import merge_lora
+from pintern.models.quantize import is_quantized
 from pintern.prompts.rows import Row
 
 
@@ -61,19 +62,31 @@ class Evaluation:
 
 
 def serving_model(parts: Parts, adapter: Adapter | None) -> tuple[tuple, Adapter | None]:
-    """The base with LoRA merged, split for pure functions, and what is left of the adapter."""
+    """The base with LoRA merged, split for pure functions, and what is left of the adapter.
+
+    Beside a quantised base LoRA stays as it is: merged, all kernels would be floats again.
+    """
     decoder = parts.checkpoint.decoder
-    if adapter is None:
-        return nnx.split(decoder), None
+    if adapter is None or is_quantized(decoder):
+        return nnx.split(decoder), adapter
     soft = adapter.replace(lora={}) if adapter.soft_prompt is not None else None
     return nnx.split(merge_lora(decoder, adapter) if adapter.lora else decoder), soft
+
+
+def sampling_of(parts: Parts, temperature: float = 0.0) -> Sampling:
+    """How the run's model is decoded: greedily unless a temperature is given."""
+    return Sampling(
+        parts.config.eval.max_new_tokens,
+        parts.tokenizer.eos,
+        temperature,
+        also_end=parts.tokenizer.also_end,
+    )
 
 
 def make_generator(parts: Parts, adapter: Adapter | None, prompt: InferencePrompt) -> Generator:
     """A generator that serves as the arm would."""
     (graph, base), soft = serving_model(parts, adapter)
-    config = parts.config.eval
-    sampling = Sampling(config.max_new_tokens, parts.tokenizer.eos, config.temperature)
+    sampling = sampling_of(parts, parts.config.eval.temperature)
     prefix = parts.prompts.prefix(prompt.keep_rate)
     return Generator(graph, base, soft, prefix, sampling, cached=prompt.cached)
 

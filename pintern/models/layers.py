@@ -74,6 +74,8 @@ class Linear(nnx.Module):
     ):
         self.name = name
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (width_in, width_out)))
+        # Of each output, where the kernel is held in int8 (`quantize`).
+        self.kernel_scale: nnx.Param | None = None
         self.bias = nnx.Param(jnp.zeros(width_out)) if bias else None
 
     def __call__(
@@ -81,6 +83,8 @@ class Linear(nnx.Module):
     ) -> Float[Array, "*batch out"]:
         """Maps `[..., in]` to `[..., out]` in the dtype of `x`."""
         y = matmul(x, self.kernel[...].astype(x.dtype))
+        if self.kernel_scale is not None:
+            y = (y * self.kernel_scale[...]).astype(x.dtype)
         if self.bias is not None:
             y = y + self.bias[...].astype(x.dtype)
         pair = adapter.lora.get(self.name)

@@ -28,6 +28,7 @@ from pintern.models.layout import (
     stored_tensor,
     tensor_digest,
 )
+from pintern.models.quantize import dequantize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +142,7 @@ def save_model(
 
     Args:
       directory: where to; it must not hold weights yet.
-      decoder: the model.
+      decoder: the model; a quantised one is written as the weights that it stands for.
       family: whose names and layouts to use.
       raw_config: config.json to write; its dtype entry is set to `dtype`.
       dtype: of storage.
@@ -152,7 +153,7 @@ def save_model(
     """
     directory = Path(directory)
     storage = jnp.dtype(dtype)
-    weights = parameters_by_path(decoder)
+    weights = parameters_by_path(dequantize(decoder))
     places = {place.name: place for place in places_of(family, decoder.config)}
     write_tensors(
         directory,
@@ -208,8 +209,8 @@ def _match_names(
         embedding = stored[family.weights(config)["embedding"].name]
         if not np.array_equal(files.read(stored[family.head]), files.read(embedding)):
             raise UserError(
-                f"Tied mismatch in {files.directory}: {family.head} differs from {embedding}, though "
-                "config.json ties them.",
+                f"Tied mismatch in {files.directory}: {family.head} differs from {embedding}, "
+                "though config.json ties them.",
                 "Set tie_word_embeddings to false, or remove the tensor.",
             )
     if extra:

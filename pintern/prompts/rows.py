@@ -2,6 +2,9 @@
 
 prefix = BOS + template at the level's rate
 row    = retrieved examples (least similar first) + query + completion + EOS
+
+In a chat template the template is the system's text, each example a turn of user and assistant, and
+the query the user's last turn.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from pintern.prompts.chat import ChatLayout
 from pintern.prompts.task import Example, Task
 from pintern.prompts.tokens import PieceTokenizer
 
@@ -47,19 +51,41 @@ class Renderer:
       tokenizer: the checkpoint's.
       task: whose format is used.
       example_end: ids between an example and what follows.
+      chat: the checkpoint's chat template in pieces; None writes the task's format.
     """
 
     tokenizer: PieceTokenizer
     task: Task
     example_end: list[int]
+    chat: ChatLayout | None = None
 
     @classmethod
     def create(cls, tokenizer: PieceTokenizer, task: Task) -> Renderer:
-        """Tokenises what is common to all rows."""
-        return cls(tokenizer, task, tokenizer.encode(task.format.example_end))
+        """Tokenises what is common to all rows.
+
+        Raises:
+          UserError: the task asks for a chat template that can't be cut into pieces.
+        """
+        if not task.chat:
+            return cls(tokenizer, task, tokenizer.encode(task.format.example_end))
+        chat = ChatLayout.of(tokenizer)
+        shown = [(e.query, e.completion) for e in task.train[:2]]
+        query = task.test[0].query if task.test else "?"
+        for system in (task.template, ""):
+            chat.check(system, shown, query)
+        return cls(tokenizer, task, chat.end(), chat)
+
+    @property
+    def eos(self) -> int:
+        """Id that ends a completion."""
+        return self.tokenizer.eos if self.chat is None else self.chat.eos
 
     def pieces(self, examples: Sequence[Example]) -> list[Pieces]:
         """Tokenises many examples; an empty completion stays empty."""
+        if self.chat is not None:
+            return [
+                Pieces(self.chat.query(e.query), self.chat.answer(e.completion)) for e in examples
+            ]
         form = self.task.format
         queries = self.tokenizer.encode_many([form.render_query(e.query) for e in examples])
         completions = self.tokenizer.encode_many(
@@ -69,6 +95,8 @@ class Renderer:
 
     def prefix(self, text: str) -> list[int]:
         """BOS (where the family has one) and the template."""
+        if self.chat is not None:
+            return self.chat.head(text)
         return [*self.tokenizer.bos, *(self.tokenizer.encode(text) if text else [])]
 
     def row(self, example: Pieces, shots: Sequence[Pieces] = (), *, complete: bool = True) -> Row:
@@ -85,5 +113,5 @@ class Renderer:
         tokens += example.query
         start = len(tokens)
         if complete:
-            tokens += [*example.completion, self.tokenizer.eos]
+            tokens += [*example.completion, self.eos]
         return Row(tokens, start)

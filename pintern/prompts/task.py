@@ -86,6 +86,8 @@ class Task:
       database: what the metric executes answers on, if it executes them.
       metric_options: further arguments of the metric.
       note: what a reader of the scores must know, e.g. whose split it is; printed with them.
+      chat: render by the checkpoint's chat template, with queries and completions as they are; the
+        format is then not used.
     """
 
     name: str
@@ -98,6 +100,7 @@ class Task:
     database: str | None = None
     metric_options: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
     note: str = ""
+    chat: bool = False
 
 
 def task_from_files(
@@ -158,7 +161,7 @@ def read_template(path: str | Path) -> str:
     Raises:
       UserError: missing, not UTF-8, or empty.
     """
-    text = _read_text(path)
+    text = read_text(path)
     if not text.strip():
         raise UserError(f"{path} is empty.", "It should hold the text that recurs in every prompt.")
     return text
@@ -174,7 +177,7 @@ def read_examples(path: str | Path) -> tuple[Example, ...]:
     """
     examples: list[Example] = []
     line_of: dict[str, int] = {}
-    for line, record in _read_records(path, required=("query", "completion")):
+    for line, record in parse_records(read_text(path), path, required=("query", "completion")):
         identity = record.get("id") or str(line)
         if identity in line_of:
             raise UserError(
@@ -192,7 +195,8 @@ def read_queries(path: str | Path) -> tuple[str, ...]:
     Raises:
       UserError: names the file, the line, and what is wrong there.
     """
-    return tuple(record["query"] for _, record in _read_records(path, required=("query",)))
+    records = parse_records(read_text(path), path, required=("query",))
+    return tuple(record["query"] for _, record in records)
 
 
 def split_examples(
@@ -226,8 +230,12 @@ def split_examples(
     )
 
 
-def _read_text(path: str | Path) -> str:
-    """Text of a UTF-8 file, line ends as they are, without the mark that some editors set."""
+def read_text(path: str | Path) -> str:
+    """Text of a UTF-8 file, line ends as they are, without the mark that some editors set.
+
+    Raises:
+      UserError: missing, or not UTF-8.
+    """
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
@@ -240,19 +248,29 @@ def _read_text(path: str | Path) -> str:
         ) from error
 
 
-def _read_records(
-    path: str | Path, required: tuple[str, ...]
+def parse_records(
+    text: str, where: str | Path, required: tuple[str, ...]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yields line number and checked fields of each line that isn't blank."""
+    """Yields line number and checked fields of each line of JSONL that isn't blank.
+
+    Args:
+      text: of the file.
+      where: the file's name, for messages.
+      required: fields that every line must have.
+
+    Raises:
+      UserError: names the file, the line, and what is wrong there.
+    """
     found = False
     # Not `splitlines`: JSON strings may hold other characters that it takes for line ends.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             found = True
-            yield number, _parse_record(line, f"{path}, line {number}", required)
+            yield number, _parse_record(line, f"{where}, line {number}", required)
     if not found:
         raise UserError(
-            f"{path} is empty.", f"Each line should be a JSON object with {' and '.join(required)}."
+            f"{where} is empty.",
+            f"Each line should be a JSON object with {' and '.join(required)}.",
         )
 
 

@@ -13,7 +13,7 @@ def load_task(config: ConfigDict) -> Task:
     import dataclasses
 
     task = _load(config)
-    changes = {}
+    changes: dict[str, object] = {"chat": config.task.chat}
     if config.task.max_train:
         changes["train"] = task.train[: config.task.max_train]
     if config.task.max_test:

@@ -7,7 +7,8 @@ import numpy as np
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, split_decoder
 from pintern.curriculum import Level
-from pintern.evaluation.decode import Generator, Sampling
+from pintern.evaluation.decode import Generator
+from pintern.evaluation.run import sampling_of
 from pintern.evaluation.metrics import score_predictions
 
 
@@ -23,7 +24,7 @@ def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
         *split_decoder(parts.checkpoint),
         adapter,
         prompts.prefix(level.keep_rate),
-        Sampling(config.eval.max_new_tokens, parts.tokenizer.eos),
+        sampling_of(parts),
     )
     made = generator([row.tokens for row in rows], batch_rows=config.eval.batch_rows)
     predictions = [parts.tokenizer.decode(ids).strip() for ids in made]

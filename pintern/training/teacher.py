@@ -21,7 +21,8 @@ from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context, split_decoder
 from pintern.curriculum import AdaptiveState
 from pintern.errors import UserError
-from pintern.evaluation.decode import Generator, Sampling
+from pintern.evaluation.decode import Generator
+from pintern.evaluation.run import sampling_of
 from pintern.models.shared_prefix import prefill
 from pintern.prompts.task import Example
 from pintern.training.checkpoint import Checkpoints
@@ -109,7 +110,7 @@ def answer_log(
         *split_decoder(parts.checkpoint),
         adapter,
         prompts.prefix(1.0),
-        Sampling(config.eval.max_new_tokens, parts.tokenizer.eos),
+        sampling_of(parts),
     )
     made = generator(
         [row.tokens for row in prompts.request_rows(asked, config.distill.shots)],

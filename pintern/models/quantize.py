@@ -1,0 +1,89 @@
+"""The frozen base's linear maps in int8: one byte per weight, and one float32 scale per output.
+
+A kernel column w is held as round(w / s) with s = max|w| / 127, so that a weight is off by half a
+scale at most. The scale is applied to the product and not to the weights (`layers.Linear`), which
+is the same value and leaves no dequantised copy of a kernel in memory between steps. Adapters,
+norms, biases, the embedding and the output matrix stay as they are.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int8
+
+from pintern.errors import UserError
+from pintern.models.decoder import Decoder
+from pintern.models.layers import Linear
+
+_LARGEST = 127
+
+
+@jax.jit
+def quantize_kernel(
+    kernel: Float[Array, "*layer in out"],
+) -> tuple[Int8[Array, "*layer in out"], Float[Array, "*layer out"]]:
+    """A kernel as int8, and the scale of each of its outputs. A column of zeros has scale 1."""
+    wide = kernel.astype(jnp.float32)
+    scale = jnp.abs(wide).max(-2) / _LARGEST
+    scale = jnp.where(scale > 0, scale, 1.0)
+    return jnp.round(wide / scale[..., None, :]).astype(jnp.int8), scale
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def dequantize_kernel(
+    kernel: Int8[Array, "*layer in out"], scale: Float[Array, "*layer out"], dtype: DTypeLike
+) -> Float[Array, "*layer in out"]:
+    """The weights that a quantised kernel stands for."""
+    return (kernel.astype(jnp.float32) * scale[..., None, :]).astype(dtype)
+
+
+def is_quantized(decoder: Decoder) -> bool:
+    """Whether any linear map is held in int8."""
+    return any(module.kernel_scale is not None for module in _linears(decoder))
+
+
+def quantize(decoder: Decoder) -> None:
+    """Holds the decoder's linear maps in int8, in place, one after the other.
+
+    Raises:
+      UserError: they are already.
+    """
+    if is_quantized(decoder):
+        raise UserError("This base is quantised already.", "Quantise it once, when it is loaded.")
+    for module in _linears(decoder):
+        held, scale = quantize_kernel(module.kernel.get_value())
+        # Waited for: the next kernel's float32 copy is made when this one's is gone.
+        module.kernel = nnx.Param(jax.block_until_ready(held))
+        module.kernel_scale = nnx.data(nnx.Param(scale))
+
+
+def dequantize(decoder: Decoder) -> Decoder:
+    """A decoder with ordinary kernels, in the embedding's dtype; itself where nothing is quantised.
+
+    What is merged or saved is this: the weights that the adapter was trained beside, and not those
+    that the quantised base was made of.
+    """
+    if not is_quantized(decoder):
+        return decoder
+    plain = nnx.clone(decoder)
+    dtype = plain.embedding.get_value().dtype
+    for module in _linears(plain):
+        if module.kernel_scale is not None:
+            held, scale = module.kernel.get_value(), module.kernel_scale.get_value()
+            module.kernel = nnx.Param(dequantize_kernel(held, scale, dtype))
+            module.kernel_scale = nnx.static(None)
+    return plain
+
+
+def parameter_bytes(decoder: Decoder) -> int:
+    """Memory of all parameters."""
+    return sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(decoder)))
+
+
+def _linears(decoder: Decoder) -> list[Linear]:
+    return [m for _, m in nnx.iter_modules(decoder.blocks) if isinstance(m, Linear)]
