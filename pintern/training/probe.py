@@ -8,8 +8,8 @@ from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, split_decoder
 from pintern.curriculum import Level
 from pintern.evaluation.decode import Generator
-from pintern.evaluation.run import sampling_of
 from pintern.evaluation.metrics import score_predictions
+from pintern.evaluation.run import sampling_of
 
 
 def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
