@@ -23,8 +23,8 @@ def base_config(seed: int) -> ConfigDict:
     config.prompt.max_shots = SHOTS
     config.train.steps = 300
     config.train.batch_rows = 16
-    config.train.learning_rate = 4e-3
-    config.curriculum.final_share = 0.4
+    config.train.learning_rate = 6e-3
+    config.curriculum.final_share = 0.65
     config.eval.max_new_tokens = 48
     return config
 

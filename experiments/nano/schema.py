@@ -155,7 +155,7 @@ def render_template(
         lines.append(f"{a.word} join {b.word} on {key}.")
     for table in schema.tables:
         for name, formula in table.metrics:
-            lines.append(f"{name}{link}{formula}.")
+            lines.append(f"Metric {name}{link}{formula}.")
     if any(table.of_kind("flag") for table in schema.tables):
         lines.append("Flags hold 1 for yes and 0 for no.")
     if any(table.of_kind("date") for table in schema.tables):
