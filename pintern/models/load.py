@@ -208,8 +208,8 @@ def _match_names(
         embedding = stored[family.weights(config)["embedding"].name]
         if not np.array_equal(files.read(stored[family.head]), files.read(embedding)):
             raise UserError(
-                f"Tied mismatch in {files.directory}: {family.head} differs from {embedding}, though "
-                "config.json ties them.",
+                f"Tied mismatch in {files.directory}: {family.head} differs from {embedding}, "
+                "though config.json ties them.",
                 "Set tie_word_embeddings to false, or remove the tensor.",
             )
     if extra:
