@@ -22,7 +22,7 @@ def surprisal_of(decoder: Decoder, bos: Sequence[int]) -> Callable[[Sequence[int
         limit = decoder.config.max_positions
         if len(tokens) > limit:
             raise UserError(
-                f"A text to be ranked is {len(tokens)} tokens long; the model's context is {limit}.",
+                f"A text to be ranked has {len(tokens)} tokens; the model's context is {limit}.",
                 "Use a shorter template, or a compressor that does not read it with the model.",
             )
         # In chunks of the vocabulary's width the logits of a long text would be large: one at a
