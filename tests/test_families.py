@@ -25,16 +25,17 @@ LLAMA = {
     "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
 }
 GPT2_RAW = json.loads((GPT2 / "config.json").read_text())
+FIXTURES = sorted(path.parent.name for path in GPT2.parent.glob("*/config.json"))
 
 GPT2_OPTIONS = [
     ({"scale_attn_weights": False}, "scale_attn_weights is False.*computes True"),
     ({"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True"),
     ({"reorder_and_upcast_attn": True}, "reorder_and_upcast_attn is True"),
     ({"add_cross_attention": True}, "add_cross_attention is True"),
-    ({"activation_function": "relu"}, "activation_function is 'relu'.*'gelu_new' or 'gelu'"),
+    ({"activation_function": "mish"}, "activation_function is 'mish'.*'gelu', 'gelu_new'"),
     ({"n_inner": 3.5}, "n_inner is 3.5; it must be a positive integer"),
     ({"n_inner": 0}, "n_inner is 0; it"),
-    ({"n_head": 5}, "n_embd 32 is not a multiple of 5 heads"),
+    ({"n_head": 5}, "n_embd 24 is not a multiple of 5 heads"),
     ({"n_layer": "2"}, "n_layer is '2'; it must be a positive"),
     ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0; it must be a positive number"),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; it must be true or false"),
@@ -44,9 +45,16 @@ GPT2_OPTIONS = [
     ({"model_type": None}, "model_type is None"),
 ]
 LLAMA_OPTIONS = [
-    ({"hidden_act": "gelu"}, "hidden_act is 'gelu'.*computes 'silu'"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling is .*'linear'.*null"),
-    ({"rope_parameters": {"rope_type": "yarn"}}, r"rope_parameters\.rope_type is 'yarn'"),
+    ({"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu'.*computes 'silu'"),
+    ({"rope_scaling": {"type": "linear"}}, r"rope_scaling\.factor is missing"),
+    ({"rope_scaling": {"type": "longrope"}}, r"rope_scaling\.rope_type is 'longrope'.*yarn"),
+    ({"rope_scaling": {"type": "linear", "factor": 0}}, "factor is 0; it must be a positive"),
+    ({"rope_scaling": {"type": "linear", "beta_fast": 3}}, r"option rope_scaling\.beta_fast"),
+    ({"rope_scaling": "linear"}, "rope_scaling is 'linear'; it must be a table"),
+    (
+        {"rope_scaling": {"type": "llama3", "factor": 8.0, "high_freq_factor": 1.0}},
+        r"high_freq_factor is 1\.0, low_freq_factor 1\.0",
+    ),
     ({"rope_parameters": {"factor": 8.0}}, r"unknown option rope_parameters\.factor \(value 8\.0"),
     ({"rope_parameters": {"partial_rotary_factor": 0.5}}, r"partial_rotary_factor is 0\.5"),
     ({"partial_rotary_factor": 0.25}, r"partial_rotary_factor is 0\.25"),
@@ -78,9 +86,87 @@ def test_options_reach_the_config():
     assert (gpt2.mlp_dim, gpt2.positions, gpt2.fused_qkv) == (77, "learned", True)
 
 
+# For each of the other families, what would change the arithmetic and isn't computed.
+OTHER_OPTIONS = [
+    ("opt", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm is True"),
+    ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine is False"),
+    ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection"),
+    ("bloom", {"n_embed": 99}, "hidden_size is 24 and n_embed is 99"),
+    ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 2.0}}, "rotates 16 of 8"),
+    ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
+    ("mistral", {"layer_types": ["full_attention"] * 3}, "unknown option 'layer_types'"),
+    ("mixtral", {"num_experts_per_tok": 9}, "experts_per_token=9 exceeds num_experts=5"),
+    ("qwen2", {"use_mrope": True}, "use_mrope is True"),
+    ("qwen2", {"layer_types": ["full_attention"]}, "layer_types is .*Expected 3"),
+    ("qwen2", {"layer_types": ["chunked_attention"] * 3}, "layer_types is .*chunked"),
+    (
+        "qwen2",
+        {"layer_types": ["sliding_attention"] * 3, "use_sliding_window": False},
+        "sliding_window is null",
+    ),
+    ("qwen3", {"num_experts": 8}, "unknown option 'num_experts'"),
+    ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention is True"),
+    ("gemma3_text", {"attn_logit_softcapping": 50.0}, "attn_logit_softcapping is 50"),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
+        "sliding_attention.rope_type is 'linear'",
+    ),
+    ("gemma3_text", {"rope_parameters": {"rope_theta": 5.0}}, "option rope_parameters.rope_theta"),
+]
+
+
+def fixture_config(name: str) -> dict:
+    return json.loads((GPT2.parent / name / "config.json").read_text())
+
+
+@pytest.mark.parametrize(("name", "options", "fragment"), OTHER_OPTIONS)
+def test_an_option_of_another_family_is_named(name, options, fragment):
+    raw = {**fixture_config(name), **options}
+    with pytest.raises(UserError, match=fragment):
+        decoder_config(family_of(raw), raw)
+
+
+def test_older_files_of_a_family_mean_the_same():
+    """What the hub's files say in older words, and what transformers 5 writes."""
+    older = {
+        "gemma3_text": {
+            "rope_parameters": None,
+            "rope_theta": 800.0,
+            "rope_local_base_freq": 50.0,
+            "rope_scaling": {"rope_type": "linear", "factor": 2.0},
+            "layer_types": None,
+            "sliding_window_pattern": 2,
+        },
+        "gemma2": {"layer_types": None, "cache_implementation": "hybrid"},
+        "qwen2": {"layer_types": None},
+        "gpt_neox": {"rope_parameters": None, "rotary_pct": 0.5, "rotary_emb_base": 10000},
+        "bloom": {"hidden_size": None, "n_embed": 24, "n_layer": None, "num_hidden_layers": 2},
+        "mixtral": {"rope_parameters": None, "rope_theta": 1e6},
+    }
+    for name, options in older.items():
+        raw = fixture_config(name)
+        family = family_of(raw)
+        assert decoder_config(family, {**raw, **options}) == decoder_config(family, raw), name
+
+
+def test_what_a_silent_config_means():
+    """Where config.json leaves an option out, transformers' own default counts."""
+    raw = {key: value for key, value in fixture_config("mistral").items() if value is not None}
+    del raw["sliding_window"]
+    assert decoder_config(FAMILIES["mistral"], raw).window == 4096
+    assert decoder_config(FAMILIES["mistral"], {**raw, "sliding_window": None}).window is None
+    raw = fixture_config("gemma2")
+    for option in ("query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"):
+        del raw[option]
+    config = decoder_config(FAMILIES["gemma2"], raw)
+    assert (config.query_scale, config.score_cap, config.logit_cap) == (1 / 16, 50.0, 30.0)
+
+
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("raw", [LLAMA, GPT2_RAW], ids=["llama", "gpt2"])
-def test_a_table_names_every_parameter_and_nothing_else(raw, tied):
+@pytest.mark.parametrize("name", ["llama with biases", *FIXTURES])
+def test_a_table_names_every_parameter_and_nothing_else(name, tied):
+    raw = LLAMA if name == "llama with biases" else fixture_config(name)
     raw = {**raw, "tie_word_embeddings": tied}
     family = family_of(raw)
     config = decoder_config(family, raw)
@@ -89,3 +175,5 @@ def test_a_table_names_every_parameter_and_nothing_else(raw, tied):
     assert len({weight.name for weight in table.values()}) == len(table)
     for path, weight in table.items():
         assert ("{layer}" in weight.name) == path.startswith("blocks.")
+        experts = config.mlp == "experts" and path.startswith("blocks.mlp.")
+        assert ("{expert}" in weight.name) == (experts and not path.endswith("router"))

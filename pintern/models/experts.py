@@ -6,11 +6,15 @@ matrices meet exactly the tokens that were sent to it. A token's result depends 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
 from pintern.models.layers import ACTIVATIONS, INIT_STD
@@ -66,17 +70,9 @@ class Experts(nnx.Module):
         weights, chosen = jax.lax.top_k(probability, self.each)
         weights = weights / weights.sum(-1, keepdims=True)
 
-        expert_of = chosen.reshape(-1)
-        order = jnp.argsort(expert_of)
-        sizes = jnp.bincount(expert_of, length=self.count)
-        sent = flat[order // self.each]
-
-        def through(rows: Array, kernels: nnx.Param) -> Array:
-            return jax.lax.ragged_dot(rows, kernels[...].astype(rows.dtype), sizes)
-
-        inner = ACTIVATIONS[self.activation](through(sent, self.gate)) * through(sent, self.up)
-        # Back to the tokens' order.
-        out = through(inner, self.down)[jnp.argsort(order)]
+        kernels = Kernels(*(w[...].astype(x.dtype) for w in (self.gate, self.up, self.down)))
+        pairs = jnp.repeat(flat, self.each, axis=0)
+        out = _experts(self.activation, kernels, pairs, chosen.reshape(-1))
         out = out.reshape(-1, self.each, x.shape[-1]) * weights[..., None].astype(x.dtype)
 
         counted = real.reshape(-1, 1).astype(jnp.float32)
@@ -96,3 +92,86 @@ def balance_loss(routed: Routed) -> Float[Array, ""]:
     tokens = routed.tokens.sum()
     sent, probability = routed.sent.sum(0) / tokens, routed.probability.sum(0) / tokens
     return routed.sent.shape[-1] * jnp.sum(sent * probability)
+
+
+class Kernels(NamedTuple):
+    """The experts' matrices."""
+
+    gate: Float[Array, "expert model inner"]
+    up: Float[Array, "expert model inner"]
+    down: Float[Array, "expert inner model"]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _experts(
+    activation: str,
+    kernels: Kernels,
+    x: Float[Array, "token model"],
+    expert_of: Int[Array, " token"],
+) -> Float[Array, "token model"]:
+    """Each token through its expert.
+
+    `ragged_dot` knows no vmap with shared kernels, which is what a population of adapters over one
+    base asks for. Tokens don't mix, so a batch of them is just more tokens: value and gradients are
+    functions of which vmap is told so. The backward pass makes the inner values again.
+    """
+    return _by_token(functools.partial(_sorted_mlp, activation))(kernels, x, expert_of)
+
+
+def _experts_forward(activation: str, kernels: Kernels, x: Array, expert_of: Array):
+    return _experts(activation, kernels, x, expert_of), (kernels, x, expert_of)
+
+
+def _experts_backward(activation: str, kept: tuple[Kernels, Array, Array], dy: Array):
+    kernels, x, expert_of = kept
+
+    def to_input(kernels: Kernels, x: Array, expert_of: Array, dy: Array) -> Array:
+        _, back = jax.vjp(lambda x: _sorted_mlp(activation, kernels, x, expert_of), x)
+        return back(dy)[0]
+
+    # One at a time under vmap: gradients of shared kernels belong to no token.
+    @jax.custom_batching.sequential_vmap
+    def to_kernels(kernels: Kernels, x: Array, expert_of: Array, dy: Array) -> Kernels:
+        _, back = jax.vjp(lambda kernels: _sorted_mlp(activation, kernels, x, expert_of), kernels)
+        return back(dy)[0]
+
+    given = (kernels, x, expert_of, dy)
+    return to_kernels(*given), _by_token(to_input)(*given), None
+
+
+_experts.defvjp(_experts_forward, _experts_backward)
+
+
+def _sorted_mlp(activation: str, kernels: Kernels, x: Array, expert_of: Array) -> Array:
+    """Tokens sorted by expert, through the gated MLPs, and back to their order."""
+    order = jnp.argsort(expert_of)
+    sizes = jnp.bincount(expert_of, length=kernels.gate.shape[0]).astype(jnp.int32)
+    x = x[order]
+    gate = ACTIVATIONS[activation](jax.lax.ragged_dot(x, kernels.gate, sizes))
+    inner = gate * jax.lax.ragged_dot(x, kernels.up, sizes)
+    return jax.lax.ragged_dot(inner, kernels.down, sizes)[jnp.argsort(order)]
+
+
+def _by_token(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function(kernels, *tokens)`, whose vmap joins the batch to the token axis."""
+    joined = jax.custom_batching.custom_vmap(function)
+
+    @joined.def_vmap
+    def batch(size: int, batched: Sequence, kernels: Kernels, *tokens: Array) -> tuple[Array, bool]:
+        over_kernels, *over = batched
+        tokens = [
+            x if over_x else jnp.broadcast_to(x, (size, *x.shape))
+            for x, over_x in zip(tokens, over, strict=True)
+        ]
+        if any(over_kernels):
+            kernels = Kernels(
+                *(
+                    w if over_w else jnp.broadcast_to(w, (size, *w.shape))
+                    for w, over_w in zip(kernels, over_kernels, strict=True)
+                )
+            )
+            return jax.lax.map(lambda given: joined(*given), (kernels, *tokens)), True
+        flat = joined(kernels, *(x.reshape(-1, *x.shape[2:]) for x in tokens))
+        return flat.reshape(size, -1, flat.shape[-1]), True
+
+    return joined

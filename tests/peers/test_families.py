@@ -49,6 +49,8 @@ _OPT = {
     "word_embed_proj_dim": 30,
 }
 _BLOOM = {"vocab_size": 53, "hidden_size": 30, "n_layer": 2, "n_head": 5}
+# torch's grouped product wants rows of whole 16 bytes.
+_EVEN = {"intermediate_size": 52}
 _WINDOWED = {"use_sliding_window": True, "sliding_window": 4}
 _LLAMA3 = {
     "rope_type": "llama3",
@@ -83,9 +85,15 @@ SHAPES = {
     ],
     "mistral": [{**_GROUPED, "sliding_window": 4}, {**_SINGLE, "head_dim": 8}],
     "mixtral": [
-        {**_GROUPED, "num_local_experts": 3, "num_experts_per_tok": 2},
-        {**_SINGLE, "head_dim": 8, "num_local_experts": 7, "num_experts_per_tok": 3},
-        {**_ALL_OWN, "num_local_experts": 4, "num_experts_per_tok": 1, "sliding_window": 5},
+        {**_GROUPED, **_EVEN, "num_local_experts": 3, "num_experts_per_tok": 2},
+        {**_SINGLE, "head_dim": 8, **_EVEN, "num_local_experts": 7, "num_experts_per_tok": 3},
+        {
+            **_ALL_OWN,
+            **_EVEN,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 1,
+            "sliding_window": 5,
+        },
     ],
     "qwen2": [
         {**_GROUPED, **_WINDOWED, "max_window_layers": 1},

@@ -1,4 +1,4 @@
-"""GPT-2, XL too: LayerNorm, learned positions, fused q|k|v, biases everywhere.
+"""GPT-2 (XL too): LayerNorm, learned positions, fused q|k|v, biases everywhere.
 
 Its linear maps are `Conv1D` modules, whose weights are stored `(in, out)` as ours are.
 """
