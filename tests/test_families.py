@@ -35,7 +35,7 @@ GPT2_OPTIONS = [
     ({"activation_function": "mish"}, "activation_function is 'mish'.*'gelu', 'gelu_new'"),
     ({"n_inner": 3.5}, "n_inner is 3.5; it must be a positive integer"),
     ({"n_inner": 0}, "n_inner is 0; it"),
-    ({"n_head": 5}, "n_embd 24 is not a multiple of 5 heads"),
+    ({"n_head": 5}, "n_embd 32 is not a multiple of 5 heads"),
     ({"n_layer": "2"}, "n_layer is '2'; it must be a positive"),
     ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0; it must be a positive number"),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; it must be true or false"),
