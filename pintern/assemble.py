@@ -149,7 +149,8 @@ def fresh_adapter(parts: Parts) -> Adapter:
             soft_key,
             fields.soft_prompt,
             init=fields.soft_prompt_init,
-            embedding=decoder.embedding[...],
+            # As `embed` gives them: some families scale what stands in the table.
+            embedding=decoder.embed(jnp.arange(decoder.config.vocab_size)),
             text_ids=parts.tokenizer.encode(fields.soft_prompt_text) or None,
             path=Path(fields.soft_prompt_file) if fields.soft_prompt_file else None,
         )
