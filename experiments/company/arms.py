@@ -24,6 +24,7 @@ def base_config(seed: int) -> ConfigDict:
     config.train.steps = 300
     config.train.batch_rows = 16
     config.train.learning_rate = 6e-3
+    config.train.warmup = 0.25  # gentle on the first stage, whose student becomes the teacher
     config.curriculum.final_share = 0.65
     config.eval.max_new_tokens = 48
     return config
