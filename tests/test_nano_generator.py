@@ -9,7 +9,7 @@ import pytest
 
 from experiments.nano import vocabulary as words
 from experiments.nano.questions import COMPARISONS, KINDS, Question, random_question
-from experiments.nano.schema import Schema, Table, random_schema, render_template
+from experiments.nano.schema import RULES, Schema, Table, random_schema, render_template
 
 SEEDS = range(300)
 QUESTIONS = 12
@@ -100,6 +100,15 @@ def test_columns_and_formulas_are_of_their_table():
 def test_a_seed_gives_one_schema_and_seeds_differ():
     assert schema_of(3) == schema_of(3)
     assert len({schema_of(seed) for seed in SEEDS}) == len(SEEDS)
+
+
+def test_rules_stand_between_instruction_and_tables():
+    schema = random_schema(random.Random(0), 3, 5)
+    lines = render_template(schema).splitlines()
+    assert lines[1 : 1 + len(RULES)] == list(RULES)
+    assert lines[1 + len(RULES)].startswith("Table ")
+    some = render_template(schema, rules=RULES[3:5]).splitlines()
+    assert some[1:3] == list(RULES[3:5]) and some[3].startswith("Table ")
 
 
 def test_template_states_every_name_and_code():
