@@ -153,12 +153,16 @@ def make_batch(where: str, seed: int) -> Batch:
     )
 
 
-def assert_close(found, expected) -> None:
-    """Equal to 1e-5 of the largest entry, leaf by leaf."""
+# A derivative through two soft caps and four norms a layer loses a little more in float32.
+LOOSER = {"gemma2": 3e-5}
+
+
+def assert_close(found, expected, tolerance: float) -> None:
+    """Equal to `tolerance` of the largest entry, leaf by leaf."""
     for (path, one), two in zip(jax.tree_util.tree_leaves_with_path(found), expected, strict=True):
         one, two = np.asarray(one), np.asarray(two)
         error = np.abs(one - two).max() / np.abs(two).max()
-        assert error < 1e-5, f"{jax.tree_util.keystr(path)} is off by {error:.1e}"
+        assert error < tolerance, f"{jax.tree_util.keystr(path)} is off by {error:.1e}"
 
 
 @with_virtual
@@ -168,7 +172,7 @@ def test_loss_and_gradients_equal_the_naive_concatenation(family, virtual, where
     expected_value, expected_grads = naive_total(family, virtual)
     assert float(value) == pytest.approx(float(expected_value), rel=1e-5)
     assert all(np.abs(leaf).max() > 0 for leaf in expected_grads)
-    assert_close(grads, expected_grads)
+    assert_close(grads, expected_grads, LOOSER.get(family, 1e-5))
 
 
 @jit
