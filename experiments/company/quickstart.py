@@ -6,6 +6,7 @@ Prints one table (the base with and without its prompt, three ways to train, and
 HTML report. Run it again after an interruption and it goes on where it was.
 """
 
+import resource
 import sys
 import time
 from pathlib import Path
@@ -46,7 +47,10 @@ def main(_: list[str]) -> None:
         print_table(summary)
     else:
         print(render_table(summary))
-    print(f"Took {time.monotonic() - began:.0f} s. Report: {page}")
+    # In KiB on Linux, in bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    print(f"Took {time.monotonic() - began:.0f} s and {peak:.1f} GB at most. Report: {page}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
-"""Reading what others wrote: JSON objects and adapter tensors, each mistake told by name."""
+"""Reading what others wrote: an adapter's config and tensors, each mistake told by name."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -12,25 +11,11 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from pintern.errors import UserError
+from pintern.models.checkpoint_files import read_object
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _READABLE = ("F64", "F32", "F16", "BF16")
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-      UserError: malformed, or no object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a JSON {type(content).__name__}; expected an object.")
-    return content
 
 
 def read_adapter_config(directory: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pintern.errors import UserError
-from pintern.interop.files import read_object
+from pintern.models.checkpoint_files import read_object
 from pintern.models.load import Checkpoint
 
 NAME = "pintern.json"

@@ -91,7 +91,7 @@ def read_config(directory: Path) -> dict[str, Any]:
         raise UserError(
             f"No config.json in {str(directory)!r}.", "It says how the weights are to be used."
         )
-    return _read_json(path)
+    return read_object(path)
 
 
 def write_tensors(
@@ -157,7 +157,7 @@ def _weight_files(directory: Path) -> list[Path]:
     index = directory / INDEX
     if not index.is_file():
         raise _no_weights(directory)
-    weight_map = _read_json(index).get("weight_map")
+    weight_map = read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(
             f"{index} has no weight_map.", "Expected a table of tensor name to shard file."
@@ -196,7 +196,12 @@ def _no_weights(directory: Path) -> UserError:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A file's JSON object.
+
+    Raises:
+      UserError: malformed, or no object.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -41,7 +41,7 @@ def matmul(x: Float[Array, "*batch in"], w: Float[Array, "in out"]) -> Float[Arr
 
     Without the barrier XLA:CPU fuses the producer of the incoming gradient (an activation's
     derivative, a softmax) into the transposed copy that the weight gradient wants, and computes it
-    element by element in the wrong order: a training step of the nano model took twice as long.
+    element by element in the wrong order.
     """
     return x @ w
 
