@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int8
@@ -21,17 +22,28 @@ from pintern.models.decoder import Decoder
 from pintern.models.layers import Linear
 
 _LARGEST = 127
+# Outputs of a kernel that are quantised at a time.
+_BLOCK = 1024
 
 
-@jax.jit
 def quantize_kernel(
-    kernel: Float[Array, "*layer in out"],
-) -> tuple[Int8[Array, "*layer in out"], Float[Array, "*layer out"]]:
-    """A kernel as int8, and the scale of each of its outputs. A column of zeros has scale 1."""
-    wide = kernel.astype(jnp.float32)
-    scale = jnp.abs(wide).max(-2) / _LARGEST
-    scale = jnp.where(scale > 0, scale, 1.0)
-    return jnp.round(wide / scale[..., None, :]).astype(jnp.int8), scale
+    kernel: Float[np.ndarray, "*layer in out"],
+) -> tuple[Int8[np.ndarray, "*layer in out"], Float[np.ndarray, "*layer out"]]:
+    """A kernel as int8, and the scale of each of its outputs. A column of zeros has scale 1.
+
+    On the host, some outputs at a time: so neither a device nor the host holds a float32 copy.
+    """
+    held = np.empty(kernel.shape, np.int8)
+    scale = np.empty((*kernel.shape[:-2], kernel.shape[-1]), np.float32)
+    for layer in np.ndindex(kernel.shape[:-2]):
+        for start in range(0, kernel.shape[-1], _BLOCK):
+            block = (*layer, ..., slice(start, start + _BLOCK))
+            wide = kernel[block].astype(np.float32)
+            largest = np.abs(wide).max(0) / np.float32(_LARGEST)
+            scale[block] = np.where(largest > 0, largest, 1)
+            wide /= scale[block]
+            held[block] = np.rint(wide, out=wide)
+    return held, scale
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -56,9 +68,26 @@ def quantize(decoder: Decoder) -> None:
     if is_quantized(decoder):
         raise UserError("This base is quantised already.", "Quantise it once, when it is loaded.")
     for module in _linears(decoder):
-        held, scale = quantize_kernel(module.kernel.get_value())
-        # Waited for: the next kernel's float32 copy is made when this one's is gone.
-        module.kernel = nnx.Param(jax.block_until_ready(held))
+        held, scale = quantize_kernel(np.asarray(module.kernel.get_value()))
+        module.kernel = nnx.Param(jnp.asarray(held))
+        module.kernel_scale = nnx.data(nnx.Param(jnp.asarray(scale)))
+
+
+def kernel_paths(decoder: Decoder) -> frozenset[str]:
+    """Paths of the kernels that `quantize` holds in int8."""
+    return frozenset(
+        ".".join(("blocks", *map(str, path), "kernel"))
+        for path, module in nnx.iter_modules(decoder.blocks)
+        if isinstance(module, Linear)
+    )
+
+
+def hold_in_int8(abstract: Decoder) -> None:
+    """Gives a decoder of shapes, in place, the shapes that a quantised one has."""
+    for module in _linears(abstract):
+        *stack, _, width_out = module.kernel.shape
+        module.kernel = nnx.Param(jax.ShapeDtypeStruct(module.kernel.shape, jnp.int8))
+        scale = jax.ShapeDtypeStruct((*stack, width_out), jnp.float32)
         module.kernel_scale = nnx.data(nnx.Param(scale))
 
 
