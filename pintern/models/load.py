@@ -211,6 +211,12 @@ def _match_names(
         for name in files.names
     }
     missing = sorted(wanted - stored.keys())
+    if missing == [family.head]:
+        raise UserError(
+            f"Untied mismatch in {files.directory}: {family.head} is missing from the weights, "
+            "though config.json doesn't tie it to the embedding.",
+            "Set tie_word_embeddings to true, or get weights that hold the tensor.",
+        )
     if missing:
         raise UserError(
             f"{_few(missing)} missing from the weights in {files.directory}.",
