@@ -1,34 +1,13 @@
 """A population: every member as if it had trained alone, whatever becomes of the others."""
 
-import functools
-import shutil
-import signal
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-import pytest
 import tiny
-import tiny_models
-from flax import nnx
 
 from pintern.adapters.adapter import Adapter
-from pintern.assemble import new_adapter, split_decoder
-from pintern.config import default_config
-from pintern.curriculum import Level
-from pintern.errors import UserError
-from pintern.models.shared_prefix import Batch, prefill
-from pintern.training.checkpoint import Checkpoints
-from pintern.training.data import TrainingData
-from pintern.training.loop import train
-from pintern.training.members import VARIED, common_step, saved_steps
 from pintern.training.population import train_population
-from pintern.training.programs import abstract
 from pintern.training.restore import restore_run
-from pintern.training.stacking import PopulationData, make_population_step, rates_of, stack, unstack
-from pintern.training.step import Teacher, TrainBatch, TrainState, make_optimizer, make_step
 from pintern.training.workdir import read_config
 
 MEMBERS = (

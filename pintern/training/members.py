@@ -102,6 +102,12 @@ def _check_supported(configs: Sequence[ConfigDict]) -> None:
             "another step.",
             "Choose another schedule for a population, or train the members one by one.",
         )
+    if first.curriculum.smoothing and len({config.seed for config in configs}) > 1:
+        raise UserError(
+            f"config.curriculum.smoothing is {first.curriculum.smoothing:g}: it draws the level of "
+            "each step from config.seed, and members with other seeds would be at other levels.",
+            "Set config.curriculum.smoothing=0 for a population, or keep the seed the same.",
+        )
     if first.model.random_init and len({config.seed for config in configs}) > 1:
         raise UserError(
             "config.model.random_init draws the base from config.seed, and members with other "

@@ -29,7 +29,7 @@ from pintern.training.batches import padding_share
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
-from pintern.training.loop import is_finite, load_data, next_levels, not_finite, sigterm, step_row
+from pintern.training.loop import check_trains, is_finite, load_data, not_finite, sigterm, step_row
 from pintern.training.members import (
     Outcome,
     check_members,
@@ -49,7 +49,7 @@ from pintern.training.stacking import (
     stack,
     unstack,
 )
-from pintern.training.step import Teacher, TrainState, learning_rate, make_optimizer
+from pintern.training.step import Teacher, TrainState, learning_rate, make_optimizer, reset_moments
 from pintern.training.teacher import base_teacher, check_distillation, first_stage_teacher
 from pintern.training.workdir import check_base, claim
 
@@ -75,7 +75,7 @@ def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) ->
     """
     check_members(configs, workdirs)
     for config in configs:
-        validate(config)
+        check_trains(validate(config))
     resumed = [claim(path, config) for config, path in zip(configs, workdirs, strict=True)]
     group = select_group(configs, workdirs)
     if group:
@@ -153,15 +153,17 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
 
     # ── the loop ──
     pending: list[tuple[list[dict[str, Any]], dict[str, jax.Array]]] = []
-    prepared: Level | None = None
+    prepared: int | None = None
     with (
         closing(programs),
         sigterm() as stop,
         Progress(f"{config.name} × {len(parts)}", config.train.steps, done=step) as bar,
     ):
         while step < config.train.steps and not stop and any(member.goes_on for member in members):
-            level = curriculum.level_at(step)
-            if awaited and level != curriculum.levels[0]:
+            number = curriculum.stage_at(step)
+            if config.train.reset_optimizer and curriculum.begins_stage(step):
+                state = state._replace(optimizer=reset_moments(state.optimizer))
+            if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, members, programs)
                 if not any(member.goes_on for member in members):
                     break
@@ -169,12 +171,14 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
                     teacher = _own_teachers(members, step, state)
                 data = PopulationData([member.data for member in members])
                 awaited, prepared = False, None
-            if level != prepared:
-                prepare(level)
-                # What follows an awaited teacher has other data, and shapes not known yet.
-                for following in [] if awaited else next_levels(curriculum.levels, level):
-                    prepare(following)
-                prepared = level
+            if number != prepared:
+                wanted = curriculum.levels_of_stage(step)
+                if not awaited:  # what follows the teacher has other data, and shapes not known yet
+                    wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
+                for level in wanted:
+                    prepare(level)
+                prepared = number
+            level = curriculum.level_at(step)
             batches, each = data.batch(step, level)
             program = programs.get((teacher is not None, level))
             step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)

@@ -25,6 +25,7 @@ from pintern.training.step import (
     Teacher,
     TrainBatch,
     TrainState,
+    loss_options,
     make_optimizer,
     make_step,
 )
@@ -69,14 +70,8 @@ def make_population_step(
         rates: dict[str, Float[Array, ""]],
     ) -> tuple[TrainState, dict[str, Array]]:
         optimizer = make_optimizer(ConfigDict({**config.train.to_dict(), **rates}))
-        return make_step(
-            graph,
-            optimizer,
-            distill_weight=config.distill.weight,
-            temperature=config.distill.temperature,
-            by_confidence=config.distill.by_confidence,
-            balance_weight=config.train.balance_weight,
-        )(state, base, batches, teacher, key)
+        apply = make_step(graph, optimizer, **loss_options(config))
+        return apply(state, base, batches, teacher, key)
 
     return jax.vmap(step, in_axes=(0, None, 0, 0 if own_teachers else None, 0, 0))
 
