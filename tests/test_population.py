@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import tiny
 import tiny_models
+from flax import nnx
 from ml_collections import ConfigDict
 
 from pintern import population as command
-from pintern.adapters.adapter import Adapter
+from pintern.adapters.adapter import Adapter, init_lora
 from pintern.assemble import split_decoder
 from pintern.errors import UserError
 from pintern.models.load import init_model
 from pintern.models.shared_prefix import Batch
 from pintern.training.loop import train
-from pintern.training.members import common_step, same_population, saved_steps
+from pintern.training.members import Outcome, common_step, same_population, saved_steps
 from pintern.training.population import train_population
 from pintern.training.restore import restore_run
 from pintern.training.stacking import make_population_step, rates_of, stack, unstack
@@ -125,7 +126,7 @@ class Steps:
 
     def __init__(self, kind: str):
         family, lora, virtual, dropout, micro = KINDS[kind]
-        self.graph, self.base = jax.tree.map(lambda x: x, split(family))
+        self.graph, self.base = nnx.split(tiny_models.random_decoder(family))
         adapter = tiny_models.random_adapter(family, virtual=virtual, dropout=dropout)
         adapter = adapter if lora else adapter.replace(lora={})
         self.configs = [tiny.config(**MEMBERS[0]), tiny.config(**MEMBERS[2])]
@@ -158,7 +159,7 @@ class Steps:
                 state, self.base, batch, None, jnp.stack(self.keys(step)), rates_of(self.configs)
             )
             metrics.append(found)
-        return unstack(state, 2), [unstack(stack(metrics), 3)][0]
+        return unstack(state, 2), metrics
 
     def alone(self, i: int):
         optimizer = make_optimizer(self.configs[i].train)
@@ -168,13 +169,6 @@ class Steps:
             state, found = step_of(state, self.base, batches[i], None, self.keys(step)[i])
             metrics.append(found)
         return state, metrics
-
-
-@functools.cache
-def split(family: str):
-    from flax import nnx
-
-    return nnx.split(tiny_models.random_decoder(family))
 
 
 @functools.cache
@@ -234,8 +228,6 @@ def test_the_base_is_in_memory_once():
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(base))
     config = tiny.config()
     modules = made.decoder.linear_modules()
-    from pintern.adapters.adapter import init_lora
-
     adapter = Adapter(init_lora(jax.random.key(0), modules, 2, rank=2))
     state = TrainState(adapter, make_optimizer(config.train).init(adapter))
     batch = random_batch(np.random.default_rng(0), rows=1, slots=8, prefix=4)
@@ -290,15 +282,14 @@ def test_a_member_is_an_ordinary_run(tmp_path):
     before = (member / "metrics.jsonl").read_bytes()
     assert train(read_config(member), member)
     assert (member / "metrics.jsonl").read_bytes() == before
-    code, out, err = tiny.run("-m", "pintern.evaluate", f"--workdir={member}")
+    code, _, err = tiny.run("-m", "pintern.evaluate", f"--workdir={member}")
     assert code == 0, err
     assert (member / "eval" / "8" / "predictions.jsonl").exists()
 
 
 def test_a_diverged_member_ends_and_the_others_go_on_to_the_same_bits(tmp_path, capsys):
     root, _ = trained()
-    members = (*MEMBERS[:2], {"seed": 5, "train__learning_rate": 1e20, "train__warmup": 0.0})
-    configs = configs_of((*MEMBERS[:2], members[2] | {"train__warmup": 0.1}))
+    configs = configs_of((*MEMBERS[:2], {"seed": 5, "train__learning_rate": 1e20}))
     outcomes = train_population(configs, folders(tmp_path))
     assert [outcome.state for outcome in outcomes] == ["trained", "trained", "diverged"]
     lost = outcomes[2]
@@ -310,8 +301,8 @@ def test_a_diverged_member_ends_and_the_others_go_on_to_the_same_bits(tmp_path, 
     assert all(step < lost.step for step in saved_steps(lost.workdir))
     for kept, expected in zip(folders(tmp_path)[:2], folders(root)[:2], strict=True):
         assert bits(adapter_of(kept)) == bits(adapter_of(expected))
-        for name in ("metrics.jsonl",):
-            assert (kept / name).read_bytes() == (expected / name).read_bytes()
+        lines = (path / "metrics.jsonl" for path in (kept, expected))
+        assert len({path.read_bytes() for path in lines}) == 1
 
     # It stays as it is when a killed population goes on.
     for kept in folders(tmp_path)[:2]:
@@ -332,7 +323,6 @@ def test_a_population_whose_members_all_diverge_ends(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_population_resumes_bit_for_bit(tmp_path):
-    root, _ = trained()
     config = configs_of([{}])[0]
     path = tiny.config_file(tmp_path, config)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
@@ -499,14 +489,13 @@ def test_the_table_has_every_member_and_the_spread_of_its_seeds(tmp_path):
     config = tiny.config()
     vary = {"seed": (0, 1), "train.learning_rate": (1e-3, 2e-3)}
     members = command.members_of(config, vary)
-    from pintern.training.members import Outcome
-
     outcomes = [Outcome(tmp_path / name, "trained", 8, 1.5) for name in members]
     outcomes[3] = Outcome(outcomes[3].workdir, "diverged", 4, None, "The loss at step 4 is nan")
     scores = {outcome.workdir: 10.0 * i for i, outcome in enumerate(outcomes[:3])}
     text = command.table(outcomes, scores)
-    assert "seed-1_learning_rate-0.002  diverged         4          –" in text
-    assert text.endswith("The loss at step 4 is nan")
+    last = text.splitlines()[-2:]
+    assert last[0].split() == ["seed-1_learning_rate-0.002", "diverged", "4", "–", "–"]
+    assert last[1] == "seed-1_learning_rate-0.002: The loss at step 4 is nan"
     spread = command.spread_over_seeds(list(members.values()), vary, outcomes, scores)
     rows = [line.split() for line in spread.splitlines()[1:]]
     assert rows[0] == "train.learning_rate=0.001 2 10.0 14.1 0.0 20.0".split()
