@@ -7,12 +7,9 @@ import pytest
 from prompt_samples import TEMPLATE, TOKENIZERS, tiny_tokenizer, unigram_bits
 
 from pintern.errors import UserError
-from pintern.prompts.compress import (
-    TOLERANCE,
-    SelfInformationCompressor,
-    TruncationCompressor,
-    keep_rate_of,
-)
+from pintern.prompts.compressors.rates import TOLERANCE, keep_rate_of
+from pintern.prompts.compressors.self_information import SelfInformationCompressor
+from pintern.prompts.compressors.truncation import TruncationCompressor
 
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 MAKERS = {
@@ -95,9 +92,27 @@ def test_too_short_a_template_is_refused(make):
         make(tiny_tokenizer())(" \n ", 0.5)
 
 
-def test_truncation_keeps_the_head():
-    text = TruncationCompressor(tiny_tokenizer())(TEMPLATE, 0.4)
+@pytest.mark.parametrize("rate", RATES)
+def test_truncation_keeps_the_head_and_no_other_head_is_nearer(rate, tokenizer):
+    """A control spends the same budget as what it is compared with."""
+    text = TruncationCompressor(tokenizer)(TEMPLATE, rate)
     assert TEMPLATE.startswith(text.rstrip("\n"))
+    kept = len(text.split())
+    heads = [
+        "".join(re.findall(r"\s*\S+", TEMPLATE)[:count]) + "\n"
+        for count in range(max(1, kept - 3), kept + 4)
+    ]
+    distances = [abs(keep_rate_of(tokenizer, head, TEMPLATE) - rate) for head in heads]
+    assert abs(keep_rate_of(tokenizer, text, TEMPLATE) - rate) == min(distances)
+
+
+def test_compressors_at_one_rate_spend_alike(tokenizer):
+    for rate in RATES:
+        spent = [
+            keep_rate_of(tokenizer, make(tokenizer)(TEMPLATE, rate), TEMPLATE)
+            for make in MAKERS.values()
+        ]
+        assert abs(spent[0] - spent[1]) <= 0.01
 
 
 def test_least_informative_words_go_first():
