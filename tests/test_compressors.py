@@ -1,12 +1,15 @@
 """Compressors: the asked rate is hit, words stay whole, the informative ones stay longest."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
 from prompt_samples import TEMPLATE, TOKENIZERS, tiny_tokenizer, unigram_bits
 
+from pintern.config import _CHOICES
 from pintern.errors import UserError
+from pintern.prompts.compressors.make import COMPRESSORS, make_compressor
 from pintern.prompts.compressors.rates import TOLERANCE, keep_rate_of
 from pintern.prompts.compressors.self_information import SelfInformationCompressor
 from pintern.prompts.compressors.truncation import TruncationCompressor
@@ -188,3 +191,21 @@ def test_keep_rate_of():
     assert keep_rate_of(tokenizer, "", TEMPLATE) == 0
     with pytest.raises(UserError, match="no tokens"):
         keep_rate_of(tokenizer, "a", "")
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llmlingua", None)
+    with pytest.raises(UserError, match=r"'llmlingua2'.*pip install 'pintern\[llmlingua\]'"):
+        make_compressor(
+            "llmlingua2", tiny_tokenizer(), surprisal=unigram_bits, llmlingua_model="any"
+        )
+
+
+def test_every_kind_of_the_config_is_made_and_no_other():
+    assert set(_CHOICES["prompt.compressor"]) == set(COMPRESSORS)
+    with pytest.raises(UserError, match=r"'gzip'.*self_information, llmlingua2, truncation"):
+        make_compressor("gzip", tiny_tokenizer(), surprisal=unigram_bits, llmlingua_model="")
+    made = make_compressor(
+        "truncation", tiny_tokenizer(), surprisal=unigram_bits, llmlingua_model=""
+    )
+    assert made(TEMPLATE, 0.4) == TruncationCompressor(tiny_tokenizer())(TEMPLATE, 0.4)

@@ -2,6 +2,7 @@
 
 import hashlib
 import random
+import sys
 import time
 
 import numpy as np
@@ -227,3 +228,10 @@ def test_thousands_of_queries_are_quick(kind):
     found = retrieve_for_training(make(kind, pool), pool, 5)
     assert len(found) == 4000
     assert time.perf_counter() - start < 20
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    for kind in ("sentence_transformers", "similarity_band"):
+        with pytest.raises(UserError, match=r"pip install 'pintern\[dense\]'"):
+            make(kind, POOL, sentence_model="any", similarity="sentence_transformers")

@@ -44,7 +44,9 @@ def cosines(
     queries: Int[np.ndarray, "query dim"], items: Int[np.ndarray, "item dim"]
 ) -> Float[np.ndarray, "query item"]:
     """Cosine of every pair of `unit_vectors`."""
-    return (queries.astype(np.float64) @ items.astype(np.float64).T) / _UNIT**2
+    scores = queries.astype(np.float64) @ items.astype(np.float64).T
+    scores /= _UNIT**2  # a power of two: exact
+    return scores
 
 
 def nearest(
@@ -110,7 +112,7 @@ def _above(
     passing = scores > floor
     if np.count_nonzero(passing) > 4 * k * len(scores) and k < scores.shape[1]:
         passing &= scores >= np.partition(scores, -k, axis=1)[:, -k, None]
-    return np.nonzero(passing)
+    return np.divmod(np.flatnonzero(passing), scores.shape[1])
 
 
 def _merge(
