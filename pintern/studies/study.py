@@ -58,7 +58,7 @@ class Row:
 
     Attributes:
       make: seed to arm. The arm's config is what the study's overrides are laid over. Its name must
-        not depend on the seed.
+        not depend on the seed. Its `scored_as` is not used: every row is scored.
       factors: what it varies, for plots and tables, e.g. `{"schedule": "linear", "stages": 4}`.
       once: no seed changes it (the base behind a fixed prompt): run at the first seed only.
       measures: of this row, beside the study's.
@@ -182,7 +182,6 @@ class Cell:
             "config": self.arm.config.to_dict(),
             "prompt": dataclasses.asdict(self.arm.prompt),
             "trained": self.arm.trained,
-            "scored_as": self.arm.scored_as,
             "measures": [repr(measure) for measure in self.measures],
         }
 
@@ -242,14 +241,7 @@ def cells_of(study: Study) -> list[Cell]:
             "Give each row, task and model a name of its own (letters and digits count).",
         )
     arms = {cell.arm.name for cell in cells}
-    asked = [study.reference, study.none, study.prompted, *(c.arm.scored_as for c in cells)]
-    for cell in cells:
-        if cell.arm.scored_as in arms and cell.named(cell.arm.scored_as) not in names:
-            raise UserError(
-                f"Cell {cell.name} is scored as {cell.arm.scored_as!r}, not run at its seed.",
-                "Give both rows the same `once`.",
-            )
-    for name in asked:
+    for name in (study.reference, study.none, study.prompted):
         if name and name not in arms:
             raise UserError(
                 f"Study {study.name!r} names the arm {name!r}, which none of its rows makes.",

@@ -111,11 +111,14 @@ def train(config: ConfigDict, workdir: Path) -> bool:
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
         while step < config.train.steps and not stop:
+            before = curriculum.level_at(step - 1, stage) if step else None
             if curriculum.must_look(step, stage):
                 here, following = curriculum.levels[stage.stage : stage.stage + 2]
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
                 stage = curriculum.advance(step, stage, *scores)
             level = curriculum.level_at(step, stage)
+            if config.checkpoint.stages and before not in (None, level):
+                _keep_stage(workdir, step, state, stage)
             if awaited and level != curriculum.levels[0]:
                 _flush(pending, recorder, programs, data, checkpoints)
                 with bar.paused():
@@ -176,6 +179,14 @@ def _load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> Training
         seed=config.seed,
         teacher_shots=config.distill.shots if teacher else None,
     )
+
+
+def _keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
+    """Keeps the state that a stage ends with; a resumed run that comes by again finds the same."""
+    kept = Checkpoints(workdir / "stages", keep=step)
+    if step not in kept.steps:
+        kept.save(step, state, stage)
+    kept.close()
 
 
 def _next_levels(levels: tuple[Level, ...], level: Level) -> tuple[Level, ...]:
