@@ -229,8 +229,8 @@ def _set_aside(cells: Sequence[Cell], workdir: Path, ledger: Ledger, redo: Seque
         raise UserError(
             f"{len(kept)} cells were run with another configuration than the study has now: "
             f"{'; '.join(_what_changed(cell, workdir, lines) for cell in kept[:3])}.",
-            "Old and new results are never mixed. Run these anew by --redo=PATTERN (old folders go to "
-            "replaced/), leave them out by --only, or use another --workdir.",
+            "Old and new results are never mixed. Run them anew by --redo=PATTERN (old folders go "
+            "to replaced/), leave them out by --only, or use another --workdir.",
         )
     for cell in changed:
         with try_lock(_lock_of(cell, workdir)) as mine:
