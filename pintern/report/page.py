@@ -45,23 +45,34 @@ details th { text-align: left; }
 """
 
 SCRIPT = """
-const examples = [...document.querySelectorAll('.example')];
-const buttons = [...document.querySelectorAll('button[data-show]')];
-const slice = document.querySelector('#slice');
-const count = document.querySelector('#count');
-let show = 'all';
-function update() {
-  let shown = 0;
-  for (const example of examples) {
-    const kind = show === 'all' || example.dataset[show] === 'yes';
-    const part = !slice.value || example.dataset.slice === slice.value;
-    example.hidden = !(kind && part);
-    shown += !example.hidden;
+for (const drill of document.querySelectorAll('.drill')) {
+  const examples = [...drill.querySelectorAll('.example')];
+  const buttons = [...drill.querySelectorAll('button[data-show]')];
+  const arm = drill.querySelector('.arm');
+  const slice = drill.querySelector('.slice');
+  const count = drill.querySelector('.count');
+  let show = 'all';
+  // One digit per arm, 1 where it is right; a chosen arm leaves its own.
+  function fits(verdicts) {
+    const one = arm.value === '' ? verdicts : verdicts[arm.value];
+    if (show === 'wrong') return one.includes('0');
+    if (show === 'right') return !one.includes('0');
+    if (show === 'disagree') return verdicts.includes('0') && verdicts.includes('1');
+    return true;
   }
-  for (const button of buttons) button.setAttribute('aria-pressed', button.dataset.show === show);
-  count.textContent = shown + ' shown';
+  function update() {
+    let shown = 0;
+    for (const example of examples) {
+      const part = !slice.value || example.dataset.slice === slice.value;
+      example.hidden = !(part && fits(example.dataset.right));
+      shown += !example.hidden;
+    }
+    for (const button of buttons)
+      button.setAttribute('aria-pressed', button.dataset.show === show);
+    count.textContent = shown + ' shown';
+  }
+  for (const button of buttons) button.onclick = () => { show = button.dataset.show; update(); };
+  arm.onchange = slice.onchange = update;
+  update();
 }
-for (const button of buttons) button.onclick = () => { show = button.dataset.show; update(); };
-slice.onchange = update;
-update();
 """

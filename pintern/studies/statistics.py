@@ -1,7 +1,7 @@
 """Is one arm better than another? Paired over examples, corrected for how many are asked about.
 
-Scores of one arm are `seed → example → score`. An example's key is what it asks and its gold answer,
-so that arms are paired by the example itself also where a seed draws another test split.
+Scores of one arm are `seed → example → score`. An example's key is what it asks and its gold
+answer, so that arms are paired by the example also where a seed draws another test split.
 """
 
 from __future__ import annotations
