@@ -34,12 +34,13 @@ figcaption { color: var(--soft); font-size: .85rem; }
 .rung h3 { margin: 0 0 .4rem; font-size: .95rem; }
 .filters { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin: .6rem 0; }
 button, select { font: inherit; color: inherit; background: var(--card);
-  border: 1px solid var(--line); border-radius: .5rem; padding: .35rem .8rem; }
+  border: 1px solid var(--line); border-radius: .5rem; padding: .35rem .8rem; max-width: 100%; }
 button[aria-pressed=true] { background: var(--accent); color: var(--paper); }
 details { margin: .4rem 0; } summary { cursor: pointer; overflow-wrap: anywhere; }
 details .scroll { margin-top: .6rem; border: 0; }
 details td { white-space: normal; text-align: left; vertical-align: top; min-width: 6rem; }
 details th { text-align: left; }
+.wrapped td:last-child { white-space: normal; text-align: left; min-width: 18rem; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
 [hidden] { display: none; }
 """
