@@ -85,6 +85,7 @@ def default_config() -> ConfigDict:
     config.train.final_rate = 0.0  # share of the peak rate at the end
     config.train.weight_decay = 0.0
     config.train.clip = 1.0  # global gradient norm
+    config.train.balance_weight = 0.02  # of the load-balancing loss; mixtures of experts only
     config.train.log_every = 10  # steps
 
     config.distill = ConfigDict()
@@ -152,6 +153,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "train.final_rate": _SHARE,
     "train.weight_decay": _NOT_NEGATIVE,
     "train.clip": _POSITIVE,
+    "train.balance_weight": _NOT_NEGATIVE,
     "train.log_every": _POSITIVE,
     "distill.weight": _NOT_NEGATIVE,
     "distill.shots": _NOT_NEGATIVE,

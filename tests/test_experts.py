@@ -6,13 +6,16 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from tiny_models import EVERY_FAMILY, VOCAB, random_decoder
 
+from pintern.adapters.adapter import Adapter, init_lora
 from pintern.models.experts import Experts, balance_loss
 from pintern.models.families import FAMILIES, decoder_config
 from pintern.models.shared_prefix import Batch, target_logits_and_routing
+from pintern.training.step import TrainBatch, TrainState, make_step
 
 CONFIG = decoder_config(FAMILIES["mixtral"], EVERY_FAMILY["mixtral"])
 
@@ -91,3 +94,62 @@ def test_routing_counts_real_tokens_once():
     )
     assert balance_loss(even) == pytest.approx(CONFIG.experts_per_token)
     assert balance_loss(routed) > balance_loss(even)
+
+
+def test_training_on_the_balance_loss_alone_evens_the_experts_out():
+    """LoRA moves what the routers see; the loss is nowhere but in the steps' metrics."""
+    decoder = random_decoder("mixtral")
+    graph, base = nnx.split(decoder)
+    rows = np.random.default_rng(2).integers(0, VOCAB, (1, 1, 4, 12))
+    ones = np.ones_like(rows)
+    student = Batch(
+        prefix_tokens=rows[:, :, 0],
+        prefix_valid=ones[:, :, 0],
+        row_tokens=rows,
+        row_valid=ones,
+        target_slots=ones[..., :2],
+        target_tokens=rows[..., :2],
+        target_weights=np.ones((1, 1, 4, 2), np.float32),
+    )
+    batch = TrainBatch(student, labelled=np.zeros((1, 1, 4), np.float32))
+    adapter = Adapter(
+        init_lora(jax.random.key(0), decoder.linear_modules(), CONFIG.num_layers, rank=4), None
+    )
+    optimizer = optax.adam(3e-2)
+    step = jax.jit(make_step(graph, optimizer, balance_weight=1.0))
+    state, seen = TrainState(adapter, optimizer.init(adapter)), []
+    for _ in range(25):
+        state, metrics = step(state, base, batch, None, jax.random.key(0))
+        seen.append(float(metrics["balance"]))
+        assert metrics["loss"] == 0
+    assert CONFIG.experts_per_token <= seen[-1] < seen[0] - 0.05
+
+
+def test_two_micro_batches_have_the_mean_of_their_balance_losses():
+    decoder = random_decoder("mixtral")
+    graph, base = nnx.split(decoder)
+    rows = np.random.default_rng(3).integers(0, VOCAB, (2, 1, 2, 9))
+    ones = np.ones_like(rows)
+    student = Batch(
+        prefix_tokens=rows[:, :, 0, :0],
+        prefix_valid=ones[:, :, 0, :0],
+        row_tokens=rows,
+        row_valid=ones,
+        target_slots=ones[..., :1],
+        target_tokens=rows[..., :1],
+        target_weights=np.ones((2, 1, 2, 1), np.float32),
+    )
+    batch = TrainBatch(student, labelled=np.zeros((2, 1, 2), np.float32))
+    adapter = Adapter(
+        init_lora(jax.random.key(0), decoder.linear_modules(), CONFIG.num_layers, rank=4), None
+    )
+    optimizer = optax.sgd(0.0)
+    step = jax.jit(make_step(graph, optimizer, balance_weight=1.0))
+    state = TrainState(adapter, optimizer.init(adapter))
+
+    def balance(batch):
+        return float(step(state, base, batch, None, jax.random.key(0))[1]["balance"])
+
+    halves = [balance(jax.tree.map(lambda x, i=i: x[i : i + 1], batch)) for i in (0, 1)]
+    assert halves[0] != pytest.approx(halves[1], rel=1e-3)
+    assert balance(batch) == pytest.approx(np.mean(halves), rel=1e-5)

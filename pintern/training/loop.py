@@ -90,6 +90,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             distill_weight=config.distill.weight,
             temperature=config.distill.temperature,
             by_confidence=config.distill.by_confidence,
+            balance_weight=config.train.balance_weight,
         ),
         donate=(0,),
     )

@@ -15,7 +15,14 @@ from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache
-from pintern.models.shared_prefix import Batch, cross_entropy, target_logits, token_nats
+from pintern.models.experts import balance_loss
+from pintern.models.shared_prefix import (
+    Batch,
+    cross_entropy,
+    target_logits,
+    target_logits_and_routing,
+    token_nats,
+)
 
 
 @flax.struct.dataclass
@@ -102,6 +109,7 @@ def make_step(
     distill_weight: float = 0.0,
     temperature: float = 1.0,
     by_confidence: bool = False,
+    balance_weight: float = 0.0,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Builds the step `(state, base, batches, teacher, key) -> state, metrics`.
 
@@ -113,6 +121,9 @@ def make_step(
     With `by_confidence` a row's KL counts by the probability that the teacher gives the row's whole
     completion. Where it contradicts a gold completion, or wrote one that it half believes in, it
     is followed the less.
+
+    `balance_weight` counts for a mixture of experts only: the mean load-balancing loss over the
+    micro-batches is added so often. A token of the shared prefix is routed, and counted, once.
     """
 
     def loss_sum(
@@ -120,13 +131,20 @@ def make_step(
     ) -> tuple[Array, dict[str, Array]]:
         decoder = nnx.merge(graph, base)
         dropout_key = key if adapter.dropout > 0 else None
-        logits = target_logits(decoder, batch.student, adapter=adapter, dropout_key=dropout_key)
+        logits, routed = target_logits_and_routing(
+            decoder, batch.student, adapter=adapter, dropout_key=dropout_key
+        )
         weights = batch.student.target_weights
         gold = weights * batch.labelled[..., None]
         ce = cross_entropy(logits, batch.student.target_tokens, gold)
         parts = {"ce": ce, "gold_tokens": gold.sum(), "tokens": weights.sum()}
+        loss = ce
+        if routed is not None:
+            # Times the tokens, because the sum over micro-batches is divided by theirs.
+            parts["balance"] = balance_loss(routed) * parts["tokens"]
+            loss += balance_weight * parts["balance"]
         if batch.teacher is None:
-            return ce, parts
+            return loss, parts
         wanted = jax.lax.stop_gradient(
             target_logits(decoder, batch.teacher, adapter=teacher.adapter, prefix=teacher.prefix)
         )
@@ -134,7 +152,7 @@ def make_step(
             nats = jnp.sum(token_nats(wanted, batch.student.target_tokens) * weights, axis=-1)
             weights = weights * jnp.exp(-nats)[..., None]
         parts["kl"] = kl_divergence(wanted, logits, weights, temperature)
-        return ce + distill_weight * parts["kl"], parts
+        return loss + distill_weight * parts["kl"], parts
 
     def step(
         state: TrainState,
@@ -164,8 +182,9 @@ def make_step(
             "loss": parts["ce"] / jnp.maximum(parts["gold_tokens"], 1.0),
             "grad_norm": optax.tree.norm(gradients),
         }
-        if "kl" in parts:
-            metrics["kl"] = parts["kl"] / tokens
+        for name in ("kl", "balance"):
+            if name in parts:
+                metrics[name] = parts[name] / tokens
         return TrainState(optax.apply_updates(state.adapter, updates), optimizer_state), metrics
 
     return step
