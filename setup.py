@@ -45,6 +45,6 @@ setup(
         "llmlingua": ["llmlingua"],
         # Of one version an index's CPU build ("+cpu") outranks its plain one, where it has both.
         "peers": ["torch==2.13.*", "transformers", "peft"],
-        "test": ["beartype", "hypothesis", "pytest", "ruff"],
+        "test": ["beartype", "hypothesis", "pytest", "ruff", "selenium"],
     },
 )

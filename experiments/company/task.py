@@ -106,9 +106,7 @@ class Pools:
             if fitting and fits(question) and is_telling(question, self.database):
                 return question
 
-    def balanced(
-        self, count: int, fits: Fits, things: Things | None = None
-    ) -> list[Question]:
+    def balanced(self, count: int, fits: Fits, things: Things | None = None) -> list[Question]:
         """Questions of each kind in turn, that use all `things` about equally often.
 
         Of several candidates, the one is taken that has the thing used least so far.

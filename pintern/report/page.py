@@ -20,6 +20,8 @@ th { font-size: .8rem; color: var(--soft); font-weight: 600; }
 td { border-top: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--card); }
+/* Names of arms stay in view, and leave a phone room for the figures beside them. */
+td:first-child { white-space: normal; min-width: 7rem; max-width: 45vw; }
 tr.best td { font-weight: 600; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; }
 .card, .rung, details { background: var(--card); border: 1px solid var(--line);
@@ -27,7 +29,8 @@ tr.best td { font-weight: 600; }
 .card b { display: block; font-size: 1.6rem; color: var(--accent); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr));
   gap: 1rem; }
-figure { margin: 0; } img { width: 100%; border-radius: .5rem; background: white; }
+figure { margin: 0; min-width: 0; } .picture { overflow-x: auto; }
+img { width: 100%; min-width: 36rem; border-radius: .5rem; background: white; }
 figcaption { color: var(--soft); font-size: .85rem; }
 .ladder { display: flex; gap: .8rem; overflow-x: auto; align-items: flex-start; }
 .rung { flex: 1 0 17rem; max-height: 30rem; overflow-y: auto; }

@@ -84,8 +84,8 @@ def plots(pictures: Mapping[str, Path | str]) -> str:
             raise UserError(f"Plot {caption!r} isn't at {file}.", "Draw it before the page.")
         data = base64.b64encode(Path(file).read_bytes()).decode("ascii")
         figures.append(
-            f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>"
+            f'<figure><div class="picture"><img alt="{escape(caption)}" '
+            f'src="data:image/png;base64,{data}"></div><figcaption>{escape(caption)}</figcaption></figure>'
         )
     return f'<div class="plots">{"".join(figures)}</div>'
 
