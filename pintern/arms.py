@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, assemble
-from pintern.config import validate
+from pintern.config import trains, validate
 from pintern.errors import UserError
 from pintern.evaluation.latency import measure_latency
 from pintern.evaluation.run import (
@@ -79,6 +79,24 @@ class Arm:
         fields = self.config.adapter
         parts = ["LoRA"] * bool(fields.targets) + ["soft prompt"] * bool(fields.soft_prompt)
         return " + ".join(parts) if self.trained else "–"
+
+
+def arm_of(
+    config: ConfigDict, *, seed: int | None = None, name: str = "", scored_as: str = ""
+) -> Arm:
+    """The arm that a config describes: what is trained, both prompts and the loss stand in it.
+
+    Args:
+      config: of the arm, which gets a copy.
+      seed: in place of the config's.
+      name: in place of the config's.
+      scored_as: see `Arm`.
+    """
+    config = config.copy_and_resolve_references()
+    config.seed = config.seed if seed is None else seed
+    config.name = name or config.name
+    prompt = InferencePrompt.of(config)
+    return Arm(config.name, config, prompt, trained=trains(config), scored_as=scored_as)
 
 
 @dataclasses.dataclass

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from pintern.curriculum import Curriculum, make_curriculum
+from pintern.curriculum import AdaptiveState, Curriculum, make_curriculum
 from pintern.prompts.compress import SelfInformationCompressor, TruncationCompressor
 from pintern.prompts.ladder import Rung, build_ladder, read_ladder, write_ladder
 from pintern.prompts.retrieve import Retriever, make_retriever
@@ -95,7 +96,29 @@ class Prompts:
             )
         if self.curriculum.adaptive:
             lines.append("adaptive: a stage ends earlier when the next level scores within ε.")
+        lines += self._smoothing_lines()
         return "\n".join(lines)
+
+    def _smoothing_lines(self) -> list[str]:
+        curriculum = self.curriculum
+        if not curriculum.smoothing:
+            return []
+        lines = [
+            f"smoothing λ={curriculum.smoothing:g}: a step is further along with probability "
+            f"{math.exp(-curriculum.smoothing):.1%}; drawn for seed {curriculum.seed}:"
+        ]
+        for number, stage in enumerate(curriculum.stages[:-1]):
+            # As scheduled: an adaptive run that leaves a stage early has fewer of these.
+            state = AdaptiveState(number, stage.start)
+            found = [curriculum.level_at(s, state) for s in range(stage.start, stage.stop)]
+            ahead = {level: found.count(level) for level in dict.fromkeys(found)}
+            ahead.pop(stage.level, None)
+            shown = ", ".join(
+                f"{count} at τ={level.keep_rate:.2f} with {level.shots} shots"
+                for level, count in sorted(ahead.items(), reverse=True)
+            )
+            lines.append(f"  steps {stage.start}–{stage.stop - 1}: {shown or 'none ahead'}")
+        return lines
 
 
 def curriculum_of(config: ConfigDict) -> Curriculum:
@@ -112,6 +135,8 @@ def curriculum_of(config: ConfigDict) -> Curriculum:
         final_share=fields.final_share,
         epsilon=fields.epsilon,
         patience=fields.patience,
+        smoothing=fields.smoothing,
+        seed=config.seed,
     )
 
 
