@@ -75,7 +75,17 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
 
 def assemble(config: ConfigDict, *, prompts_directory: Path | None = None) -> Parts:
     """Loads base and task, and prepares the prompts."""
-    checkpoint, tokenizer = load_base(config)
+    return assemble_on(*load_base(config), config, prompts_directory=prompts_directory)
+
+
+def assemble_on(
+    checkpoint: Checkpoint,
+    tokenizer: PieceTokenizer,
+    config: ConfigDict,
+    *,
+    prompts_directory: Path | None = None,
+) -> Parts:
+    """`assemble` on a base that is loaded already, which may serve several tasks."""
     prompts = prepare_prompts(
         config,
         load_task(config),

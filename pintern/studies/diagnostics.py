@@ -9,15 +9,12 @@ import dataclasses
 from typing import Any
 
 from pintern.adapters.adapter import Adapter
-from pintern.assemble import Parts
+from pintern.assemble import Parts, assemble_on
 from pintern.config import validate
 from pintern.evaluation.latency import measure_latency
 from pintern.evaluation.run import InferencePrompt, evaluate, make_generator, test_rows
-from pintern.models.surprisal import surprisal_of
-from pintern.prompts.pipeline import prepare_prompts
 from pintern.studies.divergence import divergence, negative_log_likelihood
 from pintern.studies.study import Done, Overrides, lay_over
-from pintern.tasks import load_task
 from pintern.training.restore import stage_adapters
 
 FULL = 1.0
@@ -140,10 +137,4 @@ def with_task(parts: Parts, overrides: Overrides) -> Parts:
     config = parts.config.copy_and_resolve_references()
     lay_over(config, overrides)
     validate(config)
-    prompts = prepare_prompts(
-        config,
-        load_task(config),
-        parts.tokenizer,
-        surprisal_of(parts.checkpoint.decoder, parts.tokenizer.bos),
-    )
-    return dataclasses.replace(parts, config=config, prompts=prompts)
+    return assemble_on(parts.checkpoint, parts.tokenizer, config)
