@@ -73,19 +73,20 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
     return checkpoint, tokenizer
 
 
-def assemble(config: ConfigDict, *, prompts_directory: Path | None = None) -> Parts:
-    """Loads base and task, and prepares the prompts."""
-    return assemble_on(*load_base(config), config, prompts_directory=prompts_directory)
-
-
-def assemble_on(
-    checkpoint: Checkpoint,
-    tokenizer: PieceTokenizer,
+def assemble(
     config: ConfigDict,
     *,
     prompts_directory: Path | None = None,
+    base: tuple[Checkpoint, PieceTokenizer] | None = None,
 ) -> Parts:
-    """`assemble` on a base that is loaded already, which may serve several tasks."""
+    """Loads base and task, and prepares the prompts.
+
+    Args:
+      config: the checked config.
+      prompts_directory: the run's `prompts/`, whose texts are used if they are there.
+      base: what `load_base` gave, where several runs share it.
+    """
+    checkpoint, tokenizer = base or load_base(config)
     prompts = prepare_prompts(
         config,
         load_task(config),

@@ -9,7 +9,7 @@ import dataclasses
 from typing import Any
 
 from pintern.adapters.adapter import Adapter
-from pintern.assemble import Parts, assemble_on
+from pintern.assemble import Parts, assemble
 from pintern.config import validate
 from pintern.evaluation.latency import measure_latency
 from pintern.evaluation.run import InferencePrompt, evaluate, make_generator, test_rows
@@ -137,4 +137,4 @@ def with_task(parts: Parts, overrides: Overrides) -> Parts:
     config = parts.config.copy_and_resolve_references()
     lay_over(config, overrides)
     validate(config)
-    return assemble_on(parts.checkpoint, parts.tokenizer, config)
+    return assemble(config, base=(parts.checkpoint, parts.tokenizer))
