@@ -20,6 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from pintern import cli
+from pintern.errors import UserError
 
 STUDY = flags.DEFINE_string(
     "study", None, "FILE with get_study(), or FILE:ARGUMENT.", required=True
@@ -44,18 +45,27 @@ def main(_: list[str]) -> None:
         for name, state in states(study, workdir).items():
             print(f"{state:<10} {name}")
         return
+    failed: UserError | None = None
     if not REPORT.value:
-        from pintern.studies.runner import run_study
+        from pintern.studies.runner import CellsFailedError, run_study
 
-        if not run_study(study, workdir, only=ONLY.value, redo=REDO.value):
-            print("Stopped by a signal. The same command goes on from there.")
-            return
+        try:
+            if not run_study(study, workdir, only=ONLY.value, redo=REDO.value):
+                print("Stopped by a signal. The same command goes on from there.")
+                return
+        except CellsFailedError as error:
+            failed = error
     from pintern.studies.report import write_report
+    from pintern.studies.runner import finished_lines
 
+    if failed and not finished_lines(study, workdir):
+        raise failed
     command = f"python -m pintern.study --study={STUDY.value} --workdir={workdir}"
     table, page = write_report(study, workdir, command=command)
     print(table)
     print(f"\nReport: {page}", file=sys.stderr)
+    if failed:
+        raise failed
 
 
 if __name__ == "__main__":

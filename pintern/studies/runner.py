@@ -23,6 +23,10 @@ WAIT_SECONDS = 2.0  # between two looks at cells that others are running
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
+class CellsFailedError(UserError):
+    """Some cells failed; the others are finished."""
+
+
 def run_study(
     study: Study, workdir: Path, *, only: Sequence[str] = (), redo: Sequence[str] = ()
 ) -> bool:
@@ -43,7 +47,8 @@ def run_study(
 
     Raises:
       UserError: cells whose configuration isn't the one they were run with, unless `redo` names
-        them; at the end, the cells that failed.
+        them.
+      CellsFailedError: at the end, where cells failed.
     """
     cells = select(cells_of(study), only)
     claim_study(study, workdir)
@@ -77,7 +82,7 @@ def run_study(
     print(f"{len(cells)} cells, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if failed:
         shown = "; ".join(f"{name}: {why}" for name, why in list(failed.items())[:5])
-        raise UserError(f"{len(failed)} of {len(cells)} cells failed. {shown}")
+        raise CellsFailedError(f"{len(failed)} of {len(cells)} cells failed. {shown}")
     return True
 
 
@@ -285,7 +290,7 @@ def _progress(
     cell: Cell, cells: Sequence[Cell], lines: dict[str, Line], failed: dict[str, str]
 ) -> str:
     """`[13/60] <cell> (about 25 min left)`: what is done, what begins, and how long the rest takes,
-    each cell as long as those of its arm took, or as the others on the whole."""
+    each cell as long as those of its arm took, or as the others that train (or don't)."""
     left = [c for c in cells if c.name not in lines and c.name not in failed]
     done = len(cells) - len(left)
     seconds = _estimator(cells, lines)
@@ -305,6 +310,6 @@ def _estimator(cells: Sequence[Cell], lines: dict[str, Line]) -> Callable[[Cell]
     def seconds(cell: Cell) -> float:
         same = [line for line in known if line["arm"] == cell.arm.name]
         kin = [line for line in known if (line["steps"] > 0) == cell.arm.trained]
-        return mean(same) or mean(kin) or mean(known)
+        return mean(same) or mean(kin)
 
     return seconds
