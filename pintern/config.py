@@ -119,6 +119,7 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 100  # steps
     config.checkpoint.keep = 2
+    config.checkpoint.stages = False  # keep the state at each stage's end, in stages/
 
     config.eval = ConfigDict()
     config.eval.keep_rate = 0.0  # τ of the template at inference

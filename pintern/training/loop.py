@@ -120,8 +120,11 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
                 stage = curriculum.advance(step, stage, *scores)
             number = curriculum.stage_at(step, stage)
-            if config.train.reset_optimizer and curriculum.begins_stage(step, stage):
-                state = state._replace(optimizer=reset_moments(state.optimizer))
+            if curriculum.begins_stage(step, stage):
+                if config.checkpoint.stages:
+                    _keep_stage(workdir, step, state, stage)
+                if config.train.reset_optimizer:
+                    state = state._replace(optimizer=reset_moments(state.optimizer))
             if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, recorder, programs, data, checkpoints)
                 with bar.paused():
@@ -185,6 +188,14 @@ def _load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> Training
         teacher_shots=config.distill.shots if teacher else None,
         labelled=config.train.ce_weight > 0 or config.distill.labelled,
     )
+
+
+def _keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
+    """Keeps the state that a stage ends with; a resumed run that comes by again finds the same."""
+    kept = Checkpoints(workdir / "stages", keep=step)
+    if step not in kept.steps:
+        kept.save(step, state, stage)
+    kept.close()
 
 
 def _prompt_tokens(batch: Any) -> float:
