@@ -52,6 +52,6 @@ setup(
             "llmlingua==0.2.2",
             "sentence-transformers",
         ],
-        "test": ["beartype", "hypothesis", "pytest", "ruff"],
+        "test": ["beartype", "hypothesis", "pytest", "ruff", "selenium"],
     },
 )

@@ -75,9 +75,20 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
     return checkpoint, tokenizer
 
 
-def assemble(config: ConfigDict, *, prompts_directory: Path | None = None) -> Parts:
-    """Loads base and task, and prepares the prompts."""
-    checkpoint, tokenizer = load_base(config)
+def assemble(
+    config: ConfigDict,
+    *,
+    prompts_directory: Path | None = None,
+    base: tuple[Checkpoint, PieceTokenizer] | None = None,
+) -> Parts:
+    """Loads base and task, and prepares the prompts.
+
+    Args:
+      config: the checked config.
+      prompts_directory: the run's `prompts/`, whose texts are used if they are there.
+      base: what `load_base` gave, where several runs share it.
+    """
+    checkpoint, tokenizer = base or load_base(config)
     prompts = prepare_prompts(
         config,
         load_task(config),

@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pintern.config_checks import check_losses
 from pintern.errors import UserError
 
 
@@ -69,9 +70,11 @@ def default_config() -> ConfigDict:
     config.curriculum.final_share = 0.0  # share of steps on the query alone; 0 is an equal share
     config.curriculum.epsilon = 2.0  # adaptive: points the next level may lag behind
     config.curriculum.patience = 50  # adaptive: steps between two looks
+    config.curriculum.smoothing = 0.0  # λ of random steps ahead (2405.14838 has 4); 0 is none
     config.curriculum.probe = 48  # adaptive: labelled pairs scored at each look
 
     config.adapter = ConfigDict()
+    # With neither LoRA nor a soft prompt nothing is trained: the base as it is.
     config.adapter.targets = ("all",)  # patterns over linear modules; () is no LoRA
     config.adapter.rank = 16
     config.adapter.alpha = 32.0
@@ -93,6 +96,11 @@ def default_config() -> ConfigDict:
     config.train.final_rate = 0.0  # share of the peak rate at the end
     config.train.weight_decay = 0.0
     config.train.clip = 1.0  # global gradient norm
+    config.train.ce_weight = 1.0  # of the cross-entropy; 0 is distillation alone
+    config.train.prompt_loss_weight = (
+        0.0  # of a prompt token in the cross-entropy; 1 is as a target
+    )
+    config.train.reset_optimizer = False  # moments start anew at each stage; the rate goes on
     config.train.balance_weight = 0.02  # of the load-balancing loss; mixtures of experts only
     config.train.log_every = 10  # steps
 
@@ -103,16 +111,20 @@ def default_config() -> ConfigDict:
     )
     config.distill.shots = 2  # examples in the teacher's prompt
     config.distill.temperature = 1.0
+    config.distill.top_k = 0  # KL over the teacher's k likeliest tokens and the rest; 0 is all
+    config.distill.labelled = True  # learn from the teacher on labelled completions too
     config.distill.by_confidence = True  # a row's KL counts by the teacher's belief in it
     config.distill.unlabelled = 0  # queries of the log the teacher answers, mixed into the rows
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 100  # steps
     config.checkpoint.keep = 2
+    config.checkpoint.stages = False  # keep the state at each stage's end, in stages/
 
     config.eval = ConfigDict()
     config.eval.keep_rate = 0.0  # τ of the template at inference
     config.eval.shots = 0  # retrieved examples at inference
+    config.eval.cached = True  # the template is read once; False reads it again at every request
     config.eval.max_new_tokens = 64
     config.eval.batch_rows = 64
     config.eval.temperature = 0.0  # 0 is greedy
@@ -158,6 +170,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "curriculum.shots": _list_of("whole numbers", int),
     "curriculum.probe": _POSITIVE,
     "curriculum.patience": _POSITIVE,
+    "curriculum.smoothing": _NOT_NEGATIVE,
     "adapter.targets": _list_of("patterns", str),
     "adapter.rank": _POSITIVE,
     "adapter.dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
@@ -171,10 +184,13 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "train.weight_decay": _NOT_NEGATIVE,
     "train.clip": _POSITIVE,
     "train.balance_weight": _NOT_NEGATIVE,
+    "train.ce_weight": _NOT_NEGATIVE,
+    "train.prompt_loss_weight": _NOT_NEGATIVE,
     "train.log_every": _POSITIVE,
     "distill.weight": _NOT_NEGATIVE,
     "distill.shots": _NOT_NEGATIVE,
     "distill.temperature": _POSITIVE,
+    "distill.top_k": _NOT_NEGATIVE,
     "distill.unlabelled": _NOT_NEGATIVE,
     "checkpoint.every": _POSITIVE,
     "checkpoint.keep": _POSITIVE,
@@ -201,11 +217,6 @@ def validate(config: ConfigDict) -> ConfigDict:
         value = _get(config, field)
         if not holds(value):
             raise UserError(f"config.{field} is {value}; it must be {wanted}.")
-    if not config.adapter.targets and not config.adapter.soft_prompt:
-        raise UserError(
-            "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
-            "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt.",
-        )
     if config.adapter.init_from and config.adapter.soft_prompt_init == "file":
         raise UserError(
             "config.adapter.init_from and config.adapter.soft_prompt_file would both set the soft "
@@ -221,12 +232,7 @@ def validate(config: ConfigDict) -> ConfigDict:
                     "checkpoint's chat template takes its place.",
                     "Leave it out, or set config.task.chat=False.",
                 )
-    if config.distill.unlabelled and not config.distill.weight:
-        raise UserError(
-            f"config.distill.unlabelled is {config.distill.unlabelled}, but config.distill.weight "
-            "is 0: without distillation nothing is learned from them.",
-            "Set config.distill.weight (e.g. 1.0), or config.distill.unlabelled=0.",
-        )
+    check_losses(config)
     if config.train.batch_rows % config.train.accumulate:
         raise UserError(
             f"config.train.batch_rows={config.train.batch_rows} is not a multiple of "
@@ -266,6 +272,11 @@ def _check_prompt(prompt: ConfigDict) -> None:
                 f"config.prompt.{field} is empty, but config.prompt.{user[0]} is {user[1]!r}.",
                 "Give a folder or a name on the hub.",
             )
+
+
+def trains(config: ConfigDict) -> bool:
+    """Whether the config trains anything; without LoRA and soft prompt it is the base as it is."""
+    return bool(config.adapter.targets or config.adapter.soft_prompt)
 
 
 def _check_fields(config: ConfigDict, known: ConfigDict, path: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from pintern.curriculum import Curriculum, make_curriculum
+from pintern.curriculum import AdaptiveState, Curriculum, make_curriculum
 from pintern.paths import user_cache
 from pintern.prompts.compressors.make import make_compressor
 from pintern.prompts.compressors.self_information import Surprisal
@@ -144,6 +145,7 @@ class Prompts:
             )
         if self.curriculum.adaptive:
             lines.append("adaptive: a stage ends earlier when the next level scores within ε.")
+        lines += self._smoothing_lines()
         return "\n".join(lines)
 
     def write(self, directory: Path) -> None:
@@ -155,6 +157,27 @@ class Prompts:
         write_ladder(directory, self.ladder)
         record = [stage._asdict() for stage in self.levels()]
         (directory / "levels.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    def _smoothing_lines(self) -> list[str]:
+        curriculum = self.curriculum
+        if not curriculum.smoothing:
+            return []
+        lines = [
+            f"smoothing λ={curriculum.smoothing:g}: a step is further along with probability "
+            f"{math.exp(-curriculum.smoothing):.1%}; drawn for seed {curriculum.seed}:"
+        ]
+        for number, stage in enumerate(curriculum.stages[:-1]):
+            # As scheduled: an adaptive run that leaves a stage early has fewer of these.
+            state = AdaptiveState(number, stage.start)
+            found = [curriculum.level_at(s, state) for s in range(stage.start, stage.stop)]
+            ahead = {level: found.count(level) for level in dict.fromkeys(found)}
+            ahead.pop(stage.level, None)
+            shown = ", ".join(
+                f"{count} at τ={level.keep_rate:.2f} with {level.shots} shots"
+                for level, count in sorted(ahead.items(), reverse=True)
+            )
+            lines.append(f"  steps {stage.start}–{stage.stop - 1}: {shown or 'none ahead'}")
+        return lines
 
 
 def curriculum_of(config: ConfigDict) -> Curriculum:
@@ -171,6 +194,8 @@ def curriculum_of(config: ConfigDict) -> Curriculum:
         final_share=fields.final_share,
         epsilon=fields.epsilon,
         patience=fields.patience,
+        smoothing=fields.smoothing,
+        seed=config.seed,
     )
 
 

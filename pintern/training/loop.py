@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, assemble, new_adapter, split_decoder
+from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
 from pintern.progress import Progress
@@ -26,8 +27,10 @@ from pintern.training.step import (
     Teacher,
     TrainState,
     learning_rate,
+    loss_options,
     make_optimizer,
     make_step,
+    reset_moments,
 )
 from pintern.training.teacher import (
     answer_log,
@@ -52,8 +55,14 @@ def train(config: ConfigDict, workdir: Path) -> bool:
       True when the run is complete, False when SIGTERM stopped it after a checkpoint.
 
     Raises:
-      UserError: see the callees; also a loss that is not finite.
+      UserError: see the callees; also a config that trains nothing, or a loss that is not finite.
     """
+    if not trains(config):
+        raise UserError(
+            "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
+            "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt; or score "
+            "the base as it is: python -m pintern.evaluate with the same --config.",
+        )
     # ── the run and its parts ──
     resumed = claim(workdir, config)
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
@@ -85,14 +94,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
-        make_step(
-            graph,
-            optimizer,
-            distill_weight=config.distill.weight,
-            temperature=config.distill.temperature,
-            by_confidence=config.distill.by_confidence,
-            balance_weight=config.train.balance_weight,
-        ),
+        make_step(graph, optimizer, **loss_options(config)),
         donate=(0,),
     )
     root = jax.random.key(config.seed)
@@ -106,7 +108,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     rates = learning_rate(config.train)
     recorder = Recorder(workdir, first_step=step)
     pending: list[dict[str, Any]] = []
-    prepared: Level | None = None
+    prepared: int | None = None
     with (
         closing(programs),
         _sigterm() as stop,
@@ -117,19 +119,26 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 here, following = curriculum.levels[stage.stage : stage.stage + 2]
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
                 stage = curriculum.advance(step, stage, *scores)
-            level = curriculum.level_at(step, stage)
-            if awaited and level != curriculum.levels[0]:
+            number = curriculum.stage_at(step, stage)
+            if curriculum.begins_stage(step, stage):
+                if config.checkpoint.stages:
+                    _keep_stage(workdir, step, state, stage)
+                if config.train.reset_optimizer:
+                    state = state._replace(optimizer=reset_moments(state.optimizer))
+            if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, recorder, programs, data, checkpoints)
                 with bar.paused():
                     teacher = first_stage_teacher(parts, workdir, step, state)
                     data = _load_data(parts, workdir, teacher)
                 awaited, prepared = False, None
-            if level != prepared:
-                prepare(level)
-                # What follows an awaited teacher has other data, and shapes not known yet.
-                for following in [] if awaited else _next_levels(curriculum.levels, level):
-                    prepare(following)
-                prepared = level
+            if number != prepared:
+                wanted = curriculum.levels_of_stage(step, stage)
+                if not awaited:  # what follows the teacher has other data, and shapes not known yet
+                    wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
+                for level in wanted:
+                    prepare(level)
+                prepared = number
+            level = curriculum.level_at(step, stage)
             shape, batch, padding = data.batch(step, level)
             program = programs.get((teacher is not None, shape))
             key = jax.random.fold_in(root, step)
@@ -177,12 +186,16 @@ def _load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> Training
         accumulate=config.train.accumulate,
         seed=config.seed,
         teacher_shots=config.distill.shots if teacher else None,
+        labelled=config.train.ce_weight > 0 or config.distill.labelled,
     )
 
 
-def _next_levels(levels: tuple[Level, ...], level: Level) -> tuple[Level, ...]:
-    following = levels.index(level) + 1
-    return levels[following : following + 1]
+def _keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
+    """Keeps the state that a stage ends with; a resumed run that comes by again finds the same."""
+    kept = Checkpoints(workdir / "stages", keep=step)
+    if step not in kept.steps:
+        kept.save(step, state, stage)
+    kept.close()
 
 
 def _prompt_tokens(batch: Any) -> float:
