@@ -201,6 +201,17 @@ def test_a_higher_band_is_nearer(similarity):
         before = here
 
 
+@pytest.mark.parametrize("quantile", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("similarity", ["bm25", "dense"])
+def test_no_band_holds_oneself_or_a_copy(similarity, quantile):
+    pool = [*made_up_pool(9), *made_up_pool(9)[2:5], made_up_pool(9)[2]]
+    band = make("similarity_band", pool, similarity=similarity, quantile=quantile)
+    for k in (1, 4, 10):
+        for own, found in enumerate(retrieve_for_training(band, pool, k)):
+            assert len(set(found)) == k
+            assert all(pool[i] != pool[own] for i in found)
+
+
 def test_fixed_shows_everybody_the_same():
     pool = made_up_pool(12)
     assert FixedRetriever(pool).neighbours(["a", "b"], 3) == [[0, 1, 2]] * 2

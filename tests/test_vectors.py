@@ -72,12 +72,14 @@ def test_vectors_come_in_the_order_of_the_texts():
     assert (vectors_of(TEXTS, counting.encoder) == counting.encode(TEXTS)).all()
 
 
-def test_cached_vectors_are_the_fresh_ones(tmp_path):
+def test_cached_vectors_are_the_fresh_ones(tmp_path, capsys):
     counting = Counting()
     fresh = cached_vectors(TEXTS, counting.encoder, tmp_path / "deep" / "folder")
     assert counting.asked == 600
+    assert "vectors of the pool: 600/600 texts" in capsys.readouterr().err
     again = cached_vectors(TEXTS, counting.encoder, tmp_path / "deep" / "folder")
     assert counting.asked == 600
+    assert not capsys.readouterr().err
     assert fresh.tobytes() == again.tobytes()
     assert len(list((tmp_path / "deep" / "folder").iterdir())) == 1  # no temporary file stays
     cached_vectors(TEXTS[1:], counting.encoder, tmp_path / "deep" / "folder")

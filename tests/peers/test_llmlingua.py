@@ -15,6 +15,8 @@ import transformers  # noqa: E402
 from prompt_samples import TEMPLATE, TOKENIZERS, tiny_tokenizer  # noqa: E402
 from tokenizers import decoders, models, pre_tokenizers, trainers  # noqa: E402
 
+from pintern.assemble import assemble  # noqa: E402
+from pintern.config import default_config, validate  # noqa: E402
 from pintern.errors import UserError  # noqa: E402
 from pintern.prompts.compressors.llmlingua import LLMLingua2Compressor  # noqa: E402
 from pintern.prompts.compressors.rates import TOLERANCE, keep_rate_of  # noqa: E402
@@ -159,3 +161,13 @@ def test_models_that_are_no_such_classifier_are_named(tmp_path):
     transformers.LlamaConfig(architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"is a LlamaForCausalLM\. Expected a token classifier"):
         LLMLingua2Compressor(tiny_tokenizer(), str(tmp_path))
+
+
+def test_a_run_reaches_it_by_config(classifier):
+    config = default_config()
+    config.prompt.compressor = "llmlingua2"
+    config.prompt.llmlingua_model = classifier
+    config.curriculum.stages = 8
+    levels = assemble(validate(config)).prompts.levels()
+    assert len(levels) == 8
+    assert all(abs(level.got - level.asked) <= TOLERANCE for level in levels)
