@@ -1,0 +1,106 @@
+"""Which rows are learned from and which are judged by, when not every split is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from pintern.errors import UserError
+from pintern.prompts.task import Example, split_examples
+from pintern.tasks.sources import Reader, Row, open_source
+
+HELD_OUT = 0.2
+
+
+def load_splits(
+    name: str,
+    where: str,
+    seed: int,
+    *,
+    test: str,
+    learn: Callable[[Row, str], Sequence[Example]],
+    judge: Callable[[Row, str], Sequence[Example]],
+    readers: Mapping[str, Callable[[Path], list[Row]]] | None = None,
+) -> tuple[tuple[Example, ...], tuple[Example, ...], str]:
+    """Train and test examples of a public set, and whose split they are.
+
+    The split is the papers' if the source has it. Otherwise: what takes the place of `train` is the
+    papers' test split, judged on the other one; what takes the place of a missing test split is
+    `dev` or `test`, whichever there is; and of a source with one split a fifth of the distinct
+    queries is held out by the seed. The note says which.
+
+    Args:
+      name: of the set, for the note.
+      where: see `open_source`.
+      seed: of a hold-out.
+      test: the split that the papers report on, `test` or `dev`.
+      learn: a row and where it stands to its training examples.
+      judge: the same to the examples it is judged by.
+      readers: see `open_source`.
+
+    Returns:
+      train, test, note. Ids are `<split>-<row>`, with a further number if a row gives several.
+
+    Raises:
+      UserError: see `open_source`; a row that `learn` or `judge` refuses.
+    """
+    found = open_source(where, readers=readers)
+    other = {"test": "dev", "dev": "test"}[test]
+    if "train" in found:
+        judged = next((split for split in (test, other) if split in found), None)
+        learned = "train"
+    elif test in found and other in found:
+        # Of the two the larger is as a rule the papers' test split; dev was never trained on.
+        learned, judged = "test", "dev"
+    else:
+        learned, judged = next(iter(found)), None
+    if judged is None:
+        return _hold_out(name, where, seed, learned, found[learned], learn, judge)
+    train = _examples(found[learned], where, learned, learn)
+    tests = _examples(found[judged], where, judged, judge)
+    if (learned, judged) == ("train", test):
+        whose = f"the papers' split, judged on {test}"
+    else:
+        missing = " and ".join(split for split in ("train", test) if split not in found)
+        whose = (
+            f"a substitute split, because {where} has no {missing or test}: trained on {learned}, "
+            f"judged on {judged}; not comparable with published figures"
+        )
+    return train, tests, f"{name}: {whose}. Train {len(train)}, test {len(tests)} examples."
+
+
+def _hold_out(
+    name: str,
+    where: str,
+    seed: int,
+    split: str,
+    read: Reader,
+    learn: Callable[[Row, str], Sequence[Example]],
+    judge: Callable[[Row, str], Sequence[Example]],
+) -> tuple[tuple[Example, ...], tuple[Example, ...], str]:
+    train, held = split_examples(_examples(read, where, split, learn), HELD_OUT, seed)
+    queries = {example.query for example in held}
+    judged = _examples(read, where, split, judge)
+    tests = tuple(example for example in judged if example.query in queries)
+    note = (
+        f"{name}: a substitute split, because {where} has only {split}: {len(tests)} examples are "
+        f"held out, a fifth of the distinct queries (seed {seed}), and {len(train)} trained on; "
+        "not comparable with published figures."
+    )
+    return train, tests, note
+
+
+def _examples(
+    read: Reader, where: str, split: str, make: Callable[[Row, str], Sequence[Example]]
+) -> tuple[Example, ...]:
+    import dataclasses
+
+    examples = []
+    for number, row in enumerate(read(), start=1):
+        made = make(row, f"{where}, split {split}, row {number}")
+        for part, example in enumerate(made, start=1):
+            identity = f"{split}-{number}" if len(made) == 1 else f"{split}-{number}-{part}"
+            examples.append(dataclasses.replace(example, id=example.id or identity))
+    if not examples:
+        raise UserError(f"{where}, split {split} gives no examples.")
+    return tuple(examples)
