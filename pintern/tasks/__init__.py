@@ -12,13 +12,19 @@ from ml_collections import ConfigDict
 from pintern.prompts.task import Task
 from pintern.tasks.company import company_task
 from pintern.tasks.files import files_task
+from pintern.tasks.mbpp import mbpp_task
 from pintern.tasks.nl2bash import nl2bash_task
+from pintern.tasks.spider import spider_task
+from pintern.tasks.wikisql import wikisql_task
 
 # `config.task.kind` to its loader; `pintern.config` lists the kinds as well.
 LOADERS: dict[str, Callable[[ConfigDict], Task]] = {
     "company": lambda config: company_task(),
     "files": lambda config: files_task(config.task, config.seed),
+    "mbpp": lambda config: mbpp_task(config.task.data),
     "nl2bash": lambda config: nl2bash_task(config.task.data, config.seed),
+    "spider": lambda config: spider_task(config.task.data),
+    "wikisql": lambda config: wikisql_task(config.task.data),
 }
 
 

@@ -1,18 +1,18 @@
-"""MBPP (Austin et al., 2021): a sentence and three asserts to a Python function, from one file.
+"""MBPP (Austin et al., 2021): a sentence and three asserts to a Python function.
 
-The data aren't part of this project; the user gives `mbpp.jsonl`. Splits are the paper's, by task id.
+The data aren't part of this project. Splits are the paper's, by task id, whatever the source calls
+them.
 """
 
 from __future__ import annotations
 
 import ast
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pintern.errors import UserError
-from pintern.prompts.task import Example, PromptFormat, Task, read_template, read_text
+from pintern.prompts.task import Example, PromptFormat, Task, read_template
+from pintern.tasks.sources import Row, open_source, take
 
 END = "[DONE]"  # closes a program, in the prompt and in what a model answers
 TEMPLATE = Path(__file__).parents[1] / "assets" / "mbpp" / "template.txt"
@@ -25,23 +25,25 @@ SHOWN = (2, 3, 4)  # of the prompt's: those in the paper's three-shot prompt
 _FIELDS = {"task_id": int, "text": str, "code": str, "test_list": list}
 
 
-def mbpp_task(path: str) -> Task:
-    """Reads the file and splits it; the template is our instructions and the paper's three examples.
+def mbpp_task(where: str) -> Task:
+    """Reads all tasks and splits them; the template is our instructions and three examples.
 
     A query is the task's sentence and its asserts, as the paper shows them to the model.
 
     Args:
-      path: `mbpp.jsonl`, or the folder that holds it.
+      where: `mbpp.jsonl`, its folder, or another source with its fields (`sources.open_source`).
 
     Raises:
-      UserError: no such file, a line that isn't a record, or a split without records.
+      UserError: no such source, a row that isn't a record, or a split without records.
     """
-    records = _read(path)
+    records = _read(where)
     splits = {}
     for name, (first, last) in (("test", TEST), ("train", TRAIN), ("validation", VALIDATION)):
         found = [records[i] for i in range(first, last + 1) if i in records]
         if not found:
-            raise UserError(f"{path} has no task with an id from {first} to {last}, the {name} set.")
+            raise UserError(
+                f"{where} has no task with an id from {first} to {last}, the {name} set."
+            )
         splits[name] = tuple(_example(record, name) for record in found)
     shown = [_example(records[i], "prompt") for i in SHOWN if i in records]
     template = read_template(TEMPLATE) + "\n"
@@ -63,12 +65,12 @@ def mbpp_task(path: str) -> Task:
     )
 
 
-def mbpp_examples(path: str) -> tuple[Example, ...]:
-    """All tasks of the file, whatever their split, in the order of their ids."""
-    return tuple(_example(record, "mbpp") for _, record in sorted(_read(path).items()))
+def mbpp_examples(where: str) -> tuple[Example, ...]:
+    """All tasks, whatever their split, in the order of their ids."""
+    return tuple(_example(record, "mbpp") for _, record in sorted(_read(where).items()))
 
 
-def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(record: Row) -> dict[str, Any]:
     """What a program for this record is judged by, as `evaluation.sandbox.runner.Problem` has it.
 
     The tests may use what the gold program defines at its top level, and import what it imports.
@@ -81,7 +83,7 @@ def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(node, ast.Assign):
             defined |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     imports = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-    setup = record.get("test_setup_code", "")
+    setup = record.get("test_setup_code") or ""
     used = {
         node.id
         for source in (*record["test_list"], setup)
@@ -96,7 +98,7 @@ def facts_of(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _example(record: dict, split: str) -> Example:
+def _example(record: Row, split: str) -> Example:
     tests = "\n".join(record["test_list"])
     return Example(
         query=f"{record['text'].strip()} Your code should pass these tests:\n{tests}",
@@ -111,30 +113,16 @@ def _unix(code: str) -> str:
     return "\n".join(line.rstrip() for line in lines).strip("\n")
 
 
-def _read(given: str) -> dict[int, dict]:
-    if not given:
-        raise UserError(
-            "config.task.data is empty; the MBPP data are not part of this project.",
-            "Pass --config.task.data=FILE, the path of mbpp.jsonl or of its folder.",
-        )
-    path = Path(given)
-    path = path / "mbpp.jsonl" if path.is_dir() else path
-    records: dict[int, dict] = {}
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not JSON ({error.msg}).", "Get the file again.") from error
-        for field, kind in _FIELDS.items():
-            if not isinstance(record, dict) or not isinstance(record.get(field), kind):
-                raise UserError(
-                    f"{where}: {field} is missing or no {kind.__name__}.",
-                    f"An MBPP record has {', '.join(_FIELDS)}.",
-                )
-        if record["task_id"] in records:
-            raise UserError(f"{where}: task {record['task_id']} is there already.")
-        records[record["task_id"]] = record
+def _read(where: str) -> dict[int, Row]:
+    path = Path(where) / "mbpp.jsonl"
+    found = open_source(str(path) if where and path.is_file() else where)
+    records: dict[int, Row] = {}
+    for split, read in found.items():
+        for number, row in enumerate(read(), start=1):
+            place = f"{where}, {split} row {number}"
+            for field, kind in _FIELDS.items():
+                take(row, field, kind, place)
+            if row["task_id"] in records:
+                raise UserError(f"{place}: task {row['task_id']} is there already.")
+            records[row["task_id"]] = row
     return records

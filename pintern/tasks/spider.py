@@ -7,13 +7,13 @@ internalised, are the instructions.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pintern.errors import UserError
-from pintern.prompts.task import Example, PromptFormat, Task, read_template, read_text
+from pintern.prompts.task import Example, PromptFormat, Task, read_template
+from pintern.tasks.sources import Row, read_json, take
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "spider" / "template.txt"
 
@@ -37,7 +37,7 @@ def spider_task(folder: str) -> Task:
     schemas = {
         record["db_id"]: _schema(record)
         for record in _read(
-            root / "tables.json", "db_id", "table_names_original", "column_names_original"
+            root / "tables.json", db_id=str, table_names_original=list, column_names_original=list
         )
     }
     train = _examples(root, "train_spider.json", "train", schemas)
@@ -51,9 +51,7 @@ def spider_task(folder: str) -> Task:
     return Task(
         name="spider",
         template=read_template(TEMPLATE),
-        format=PromptFormat(
-            query="{query}\nSQL:", completion=" {completion}", example_end="\n\n"
-        ),
+        format=PromptFormat(query="{query}\nSQL:", completion=" {completion}", example_end="\n\n"),
         train=train,
         test=test,
         metric="clauses",
@@ -69,7 +67,9 @@ def _examples(
     root: Path, name: str, side: str, schemas: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Example, ...]:
     examples = []
-    for number, record in enumerate(_read(root / name, "db_id", "question", "query"), start=1):
+    for number, record in enumerate(
+        _read(root / name, db_id=str, question=str, query=str), start=1
+    ):
         database = record["db_id"]
         if database not in schemas:
             raise UserError(f"{root / name}, record {number}: tables.json has no {database!r}.")
@@ -118,18 +118,9 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _read(path: Path, *fields: str) -> Sequence[dict[str, Any]]:
-    try:
-        records = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not JSON ({error.msg}).", "Get the file again.") from error
-    if not isinstance(records, list) or not records:
-        raise UserError(f"{path} holds no list of records.", "Get the file again.")
+def _read(path: Path, **fields: type) -> Sequence[Row]:
+    records = read_json(path)
     for number, record in enumerate(records, start=1):
-        missing = [field for field in fields if field not in record]
-        if missing:
-            raise UserError(
-                f"{path}, record {number}: {missing[0]} is missing.",
-                f"Spider's records there have {', '.join(fields)}.",
-            )
+        for field, kind in fields.items():
+            take(record, field, kind, f"{path}, record {number}")
     return records
