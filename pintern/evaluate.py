@@ -79,6 +79,8 @@ def main(_: list[str]) -> None:
     print(f"{found.scores.name} {found.scores.value:.1f}{bounds}, {name}")
     for slice_name, scores in found.slices.items():
         print(f"  {slice_name}: {scores.value:.1f}")
+    for metric, scores in found.further.items():
+        print(f"{metric} {scores.value:.1f}")
     print(
         f"prompt tokens per request: {found.template + found.examples + found.query:.1f} "
         f"(template {found.template:.0f}, examples {found.examples:.1f}, query {found.query:.1f})"

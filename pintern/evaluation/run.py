@@ -14,7 +14,7 @@ from flax import nnx
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context
 from pintern.evaluation.decode import Generator, Sampling
-from pintern.evaluation.metrics import Scores, bootstrap_interval, score_slices
+from pintern.evaluation.metrics import Scores, score_interval, score_predictions, score_slices
 from pintern.models.merge import merge_lora
 from pintern.models.quantize import is_quantized
 from pintern.prompts.rows import Row
@@ -42,8 +42,9 @@ class Evaluation:
     Attributes:
       scores: over all examples.
       slices: over each slice.
-      interval: 95% bootstrap bounds of the score over the test examples; None for BLEU, which is a
-        corpus score and no mean of the examples.
+      interval: 95% bootstrap bounds of the score over the test examples; None where the score can't
+        be resampled.
+      further: the task's further metrics, over all examples.
       template: mean prompt tokens per request of BOS, soft prompt and template.
       examples: of retrieved examples.
       query: of the query.
@@ -54,6 +55,7 @@ class Evaluation:
     scores: Scores
     slices: dict[str, Scores]
     interval: tuple[float, float] | None
+    further: dict[str, Scores]
     template: float
     examples: float
     query: float
@@ -122,19 +124,22 @@ def evaluate(
         progress=progress,
     )
     answers = [parts.tokenizer.decode(ids).strip() for ids in made]
-    golds = [example.completion for example in task.test]
+    options = {"database": task.database, **task.metric_options}
     scores, slices = score_slices(
-        task.metric, answers, golds, [e.slice for e in task.test], database=task.database
+        task.metric, answers, task.test, [e.slice for e in task.test], **options
     )
+    further = {
+        name: score_predictions(name, answers, task.test, **options)
+        for name in task.further_metrics
+    }
     pieces = parts.prompts.renderer.pieces(task.test)
     query = float(np.mean([len(piece.query) for piece in pieces]))
     virtual = 0 if adapter is None else adapter.num_virtual_tokens
     return Evaluation(
         scores=scores,
         slices={name: found for name, found in slices.items() if name},
-        interval=None
-        if task.metric == "bleu"
-        else bootstrap_interval(scores.per_example, config.seed),
+        interval=score_interval(scores, config.seed),
+        further=further,
         template=float(len(parts.prompts.prefix(prompt.keep_rate)) + virtual),
         examples=float(np.mean([len(row.tokens) for row in rows])) - query,
         query=query,
@@ -146,9 +151,10 @@ def evaluate(
                 "query": example.query,
                 "gold": example.completion,
                 "prediction": answer,
-                "score": score,
+                "score": scores.per_example[place],
+                **{name: found.per_example[place] for name, found in further.items()},
             }
-            for example, answer, score in zip(task.test, answers, scores.per_example, strict=True)
+            for place, (example, answer) in enumerate(zip(task.test, answers, strict=True))
         ],
     )
 
@@ -164,6 +170,10 @@ def write_evaluation(directory: Path, evaluation: Evaluation, prompt: InferenceP
         "slices": {name: scores.value for name, scores in evaluation.slices.items()},
         "signature": evaluation.scores.signature,
         "reasons": evaluation.scores.reasons,
+        "further": {
+            name: {"score": scores.value, "signature": scores.signature, "reasons": scores.reasons}
+            for name, scores in evaluation.further.items()
+        },
         "prompt": dataclasses.asdict(prompt),
         "tokens": {
             "template": evaluation.template,

@@ -28,6 +28,6 @@ def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
     )
     made = generator([row.tokens for row in rows], batch_rows=config.eval.batch_rows)
     predictions = [parts.tokenizer.decode(ids).strip() for ids in made]
-    golds = [train[i].completion for i in drawn]
     task = prompts.task
-    return score_predictions(task.metric, predictions, golds, database=task.database).value
+    options = {"database": task.database, **task.metric_options}
+    return score_predictions(task.metric, predictions, [train[i] for i in drawn], **options).value

@@ -1,0 +1,36 @@
+"""SQL by what it returns."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pintern.errors import UserError
+from pintern.evaluation.metrics.scores import Grade, grade_outcomes
+from pintern.evaluation.results import MAX_PERMUTED_COLUMNS, RELATIVE_TOLERANCE
+from pintern.evaluation.sql import execution_match
+from pintern.prompts.task import Example
+
+
+def grade_sql(
+    predictions: Sequence[str], examples: Sequence[Example], options: Mapping[str, Any]
+) -> Grade:
+    """Equal results on SQLite; `database` is one file for all examples or one for each."""
+    database = options.get("database")
+    if database is None:
+        raise UserError("Metric 'sql' needs a database.", "Name the task's SQLite file.")
+    one = isinstance(database, Path | str)
+    databases = [database] * len(examples) if one else database
+    if len(databases) != len(examples):
+        raise UserError(f"{len(databases)} databases for {len(examples)} gold queries.")
+    signature = (
+        f"execution|sqlite:{sqlite3.sqlite_version}|rows:multiset,list-if-gold-orders"
+        f"|columns:any-order-to-{MAX_PERMUTED_COLUMNS}|floats:{RELATIVE_TOLERANCE:g}"
+    )
+    outcomes = [
+        execution_match(file, prediction, example.completion).reason
+        for file, prediction, example in zip(databases, predictions, examples, strict=True)
+    ]
+    return grade_outcomes("sql", outcomes, signature)
