@@ -59,12 +59,15 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
     directory = model_directory(config)
     auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     dtype = auto if config.model.dtype == "auto" else jnp.dtype(config.model.dtype)
+    quantized = config.model.quantize == "int8"
     if config.model.random_init:
         checkpoint = init_model(directory, seed=config.seed, dtype=dtype, remat=config.model.remat)
+        if quantized:
+            quantize(checkpoint.decoder)
     else:
-        checkpoint = load_model(directory, dtype=dtype, remat=config.model.remat)
-    if config.model.quantize != "none":
-        quantize(checkpoint.decoder)
+        checkpoint = load_model(
+            directory, dtype=dtype, remat=config.model.remat, quantized=quantized
+        )
     tokenizer = PieceTokenizer.load(directory)
     check_tokenizer(tokenizer.size, checkpoint.config)
     return checkpoint, tokenizer
