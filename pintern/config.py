@@ -31,8 +31,8 @@ def default_config() -> ConfigDict:
     config.model.remat = False  # recompute activations in the backward pass: less memory
 
     config.task = ConfigDict()
-    config.task.kind = "company"  # company, files or nl2bash
-    config.task.data = ""  # nl2bash: folder with all.nl and all.cm
+    config.task.kind = "company"  # company, files, mbpp, nl2bash, spider or wikisql
+    config.task.data = ""  # of a public set: its file or folder
     config.task.template = ""  # files: text file with the recurring prompt
     config.task.train = ""  # files: JSONL of {"query", "completion"}
     config.task.test = ""  # files: the same; empty splits off a fifth of `train`
@@ -108,13 +108,15 @@ def default_config() -> ConfigDict:
     config.eval.max_new_tokens = 64
     config.eval.batch_rows = 64
     config.eval.temperature = 0.0  # 0 is greedy
+    config.eval.samples = 1  # answers per example, drawn at the temperature: pass@k
+    config.eval.unconfined = False  # mbpp: run programs where the kernel can't confine them
     return config
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.quantize": ("none", "int8"),
-    "task.kind": ("company", "files", "nl2bash"),
+    "task.kind": ("company", "files", "mbpp", "nl2bash", "spider", "wikisql"),
     "task.metric": ("exact", "bleu", "sql"),
     "prompt.compressor": ("self_information", "truncation"),
     "prompt.retriever": ("bm25", "random"),
@@ -165,6 +167,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eval.max_new_tokens": _POSITIVE,
     "eval.batch_rows": _POSITIVE,
     "eval.temperature": _NOT_NEGATIVE,
+    "eval.samples": _POSITIVE,
 }
 
 
@@ -207,6 +210,12 @@ def validate(config: ConfigDict) -> ConfigDict:
             f"config.distill.unlabelled is {config.distill.unlabelled}, but config.distill.weight "
             "is 0: without distillation nothing is learned from them.",
             "Set config.distill.weight (e.g. 1.0), or config.distill.unlabelled=0.",
+        )
+    if config.eval.samples > 1 and not config.eval.temperature:
+        raise UserError(
+            f"config.eval.samples is {config.eval.samples} at config.eval.temperature=0: all would "
+            "be the same.",
+            "Set config.eval.temperature (e.g. 0.8), or config.eval.samples=1.",
         )
     if config.train.batch_rows % config.train.accumulate:
         raise UserError(

@@ -60,7 +60,7 @@ def mbpp_task(where: str) -> Task:
             f"MBPP: {len(records)} tasks read; the paper's split: train {len(splits['train'])}, "
             f"test {len(splits['test'])}, validation {len(splits['validation'])} (not used), "
             f"tasks {', '.join(map(str, SHOWN))} in the template. Setup code runs before the "
-            "program, as in the paper: the gold programs of 367 and 927 fail theirs."
+            "program; the gold programs of 367 and 927, which theirs needs, fail by that."
         ),
     )
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pintern.evaluation.metrics.scores import Grade, grade_outcomes
-
 from pintern.errors import UserError
+from pintern.evaluation.metrics.scores import Grade, grade_outcomes
 from pintern.evaluation.sql_clauses import Schema, clauses_match
 from pintern.prompts.task import Example
 

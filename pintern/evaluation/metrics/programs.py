@@ -7,9 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pintern.evaluation.metrics.scores import Grade, grade_outcomes
-
 from pintern.errors import UserError
+from pintern.evaluation.metrics.scores import Grade, grade_outcomes
 from pintern.evaluation.sandbox.runner import Limits, Problem, protections, run_programs
 from pintern.prompts.task import Example
 
