@@ -31,13 +31,15 @@ def default_config() -> ConfigDict:
     config.model.remat = False  # recompute activations in the backward pass: less memory
 
     config.task = ConfigDict()
-    config.task.kind = "company"  # company, files, mbpp, nl2bash, spider or wikisql
-    config.task.data = ""  # of a public set: its file or folder
+    config.task.kind = "company"  # company, files, or a public set, see `pintern.tasks`
+    config.task.data = ""  # public sets and files: file, folder, or org/name[:config] on the hub
+    config.task.query_field = "query"  # files: of the rows in `data`
+    config.task.completion_field = "completion"  # likewise
     config.task.template = ""  # files: text file with the recurring prompt
     config.task.train = ""  # files: JSONL of {"query", "completion"}
     config.task.test = ""  # files: the same; empty splits off a fifth of `train`
     config.task.unlabelled = ""  # files: JSONL of {"query"}, for distillation; may be empty
-    config.task.metric = "exact"  # files: exact, bleu or sql
+    config.task.metric = "exact"  # files: exact, bleu, chrf, bash_tokens, nlc2cmd or sql
     config.task.database = ""  # files: SQLite file, for the metric sql
     config.task.query_format = "Question: {query}\nAnswer:"  # files
     config.task.completion_format = " {completion}"  # files
@@ -116,8 +118,20 @@ def default_config() -> ConfigDict:
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.quantize": ("none", "int8"),
-    "task.kind": ("company", "files", "mbpp", "nl2bash", "spider", "wikisql"),
-    "task.metric": ("exact", "bleu", "sql"),
+    "task.kind": (
+        "company",
+        "dart",
+        "files",
+        "logic2text",
+        "mbpp",
+        "mtop",
+        "nl2bash",
+        "nl2formula",
+        "spider",
+        "totto",
+        "wikisql",
+    ),
+    "task.metric": ("exact", "bleu", "chrf", "bash_tokens", "nlc2cmd", "sql"),
     "prompt.compressor": ("self_information", "truncation"),
     "prompt.retriever": ("bm25", "random"),
     "distill.teacher": ("base", "first_stage"),

@@ -118,9 +118,7 @@ def test_answers_are_programs_however_they_are_wrapped(mbpp):
         "def plus(x): return x + 11": 0,
         "": 0,
     }
-    scores = score_predictions(
-        "pass", list(answers), [first] * len(answers), **task.metric_options
-    )
+    scores = score_predictions("pass", list(answers), [first] * len(answers), **task.metric_options)
     assert scores.per_example == list(answers.values())
     assert scores.reasons == {"right": 5, "error": 3, "mismatch": 1}
     assert "landlock+seccomp" in scores.signature and "cpu:10s" in scores.signature
@@ -173,7 +171,9 @@ def spider(tmp_path):
         }
         for name in ("a", "b")
     ]
-    train = [{"db_id": "a", "question": "How many\tsingers?", "query": "SELECT count(*) FROM Singer"}]
+    train = [
+        {"db_id": "a", "question": "How many\tsingers?", "query": "SELECT count(*) FROM Singer"}
+    ]
     dev = [{"db_id": "b", "question": "Names?", "query": "SELECT Name , Id\nFROM Singer ;"}]
 
     def write(**replaced):
@@ -304,7 +304,7 @@ def test_wikisqls_release_is_run_on_its_own_tables(tmp_path):
         'SELECT "Player" FROM t WHERE "Points" > 5',
         'SELECT SUM("Points") FROM t WHERE "points 2" = \'B\'',
         'SELECT COUNT("Player") FROM t',
-        "SELECT \"Player\" FROM t WHERE \"Player\" = 'o''neil' AND \"Points\" < 1000.5",
+        'SELECT "Player" FROM t WHERE "Player" = \'o\'\'neil\' AND "Points" < 1000.5',
     ]
     assert task.test[0].query == (
         "Columns: Player (text), Points (real), points 2 (text)\nQuestion: Who?"
