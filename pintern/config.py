@@ -130,6 +130,8 @@ def default_config() -> ConfigDict:
     config.eval.max_new_tokens = 64
     config.eval.batch_rows = 64
     config.eval.temperature = 0.0  # 0 is greedy
+    config.eval.samples = 1  # answers per example, drawn at the temperature: pass@k
+    config.eval.unconfined = False  # mbpp: run programs where the kernel can't confine them
     return config
 
 
@@ -141,10 +143,13 @@ _CHOICES: dict[str, tuple[str, ...]] = {
         "dart",
         "files",
         "logic2text",
+        "mbpp",
         "mtop",
         "nl2bash",
         "nl2formula",
+        "spider",
         "totto",
+        "wikisql",
     ),
     "task.metric": ("exact", "bleu", "chrf", "bash_tokens", "nlc2cmd", "sql"),
     "prompt.compressor": ("self_information", "llmlingua2", "truncation"),
@@ -210,6 +215,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eval.max_new_tokens": _POSITIVE,
     "eval.batch_rows": _POSITIVE,
     "eval.temperature": _NOT_NEGATIVE,
+    "eval.samples": _POSITIVE,
 }
 
 
@@ -244,6 +250,12 @@ def validate(config: ConfigDict) -> ConfigDict:
                     "Leave it out, or set config.task.chat=False.",
                 )
     check_losses(config)
+    if config.eval.samples > 1 and not config.eval.temperature:
+        raise UserError(
+            f"config.eval.samples is {config.eval.samples} at config.eval.temperature=0: all would "
+            "be the same.",
+            "Set config.eval.temperature (e.g. 0.8), or config.eval.samples=1.",
+        )
     if config.train.batch_rows % config.train.accumulate:
         raise UserError(
             f"config.train.batch_rows={config.train.batch_rows} is not a multiple of "

@@ -290,7 +290,7 @@ def test_a_member_is_an_ordinary_run(tmp_path):
     before = (member / "metrics.jsonl").read_bytes()
     assert train(read_config(member), member)
     assert (member / "metrics.jsonl").read_bytes() == before
-    code, out, err = tiny.run("-m", "pintern.evaluate", f"--workdir={member}")
+    code, _, err = tiny.run("-m", "pintern.evaluate", f"--workdir={member}")
     assert code == 0, err
     assert (member / "eval" / "8" / "predictions.jsonl").exists()
 
@@ -332,7 +332,6 @@ def test_a_population_whose_members_all_diverge_ends(tmp_path):
 
 @pytest.mark.slow
 def test_a_killed_population_resumes_bit_for_bit(tmp_path):
-    root, _ = trained()
     config = configs_of([{}])[0]
     path = tiny.config_file(tmp_path, config)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
