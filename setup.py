@@ -32,6 +32,7 @@ setup(
         "rich",
         "sacrebleu",
         "safetensors",
+        "sqlglot",
         "tensorboardX",
         "tensorflow-datasets",
         "tokenizers",

@@ -32,13 +32,15 @@ def default_config() -> ConfigDict:
     config.model.remat = False  # recompute activations in the backward pass: less memory
 
     config.task = ConfigDict()
-    config.task.kind = "company"  # company, files or nl2bash
-    config.task.data = ""  # nl2bash: folder with all.nl and all.cm
+    config.task.kind = "company"  # company, files, or a public set, see `pintern.tasks`
+    config.task.data = ""  # public sets and files: file, folder, or org/name[:config] on the hub
+    config.task.query_field = "query"  # files: of the rows in `data`
+    config.task.completion_field = "completion"  # likewise
     config.task.template = ""  # files: text file with the recurring prompt
     config.task.train = ""  # files: JSONL of {"query", "completion"}
     config.task.test = ""  # files: the same; empty splits off a fifth of `train`
     config.task.unlabelled = ""  # files: JSONL of {"query"}, for distillation; may be empty
-    config.task.metric = "exact"  # files: exact, bleu or sql
+    config.task.metric = "exact"  # files: exact, bleu, chrf, bash_tokens, nlc2cmd or sql
     config.task.database = ""  # files: SQLite file, for the metric sql
     config.task.query_format = "Question: {query}\nAnswer:"  # files
     config.task.completion_format = " {completion}"  # files
@@ -128,14 +130,28 @@ def default_config() -> ConfigDict:
     config.eval.max_new_tokens = 64
     config.eval.batch_rows = 64
     config.eval.temperature = 0.0  # 0 is greedy
+    config.eval.samples = 1  # answers per example, drawn at the temperature: pass@k
+    config.eval.unconfined = False  # mbpp: run programs where the kernel can't confine them
     return config
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.quantize": ("none", "int8"),
-    "task.kind": ("company", "files", "nl2bash"),
-    "task.metric": ("exact", "bleu", "sql"),
+    "task.kind": (
+        "company",
+        "dart",
+        "files",
+        "logic2text",
+        "mbpp",
+        "mtop",
+        "nl2bash",
+        "nl2formula",
+        "spider",
+        "totto",
+        "wikisql",
+    ),
+    "task.metric": ("exact", "bleu", "chrf", "bash_tokens", "nlc2cmd", "sql"),
     "prompt.compressor": ("self_information", "llmlingua2", "truncation"),
     "prompt.retriever": (
         "bm25",
@@ -199,6 +215,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eval.max_new_tokens": _POSITIVE,
     "eval.batch_rows": _POSITIVE,
     "eval.temperature": _NOT_NEGATIVE,
+    "eval.samples": _POSITIVE,
 }
 
 
@@ -233,6 +250,12 @@ def validate(config: ConfigDict) -> ConfigDict:
                     "Leave it out, or set config.task.chat=False.",
                 )
     check_losses(config)
+    if config.eval.samples > 1 and not config.eval.temperature:
+        raise UserError(
+            f"config.eval.samples is {config.eval.samples} at config.eval.temperature=0: all would "
+            "be the same.",
+            "Set config.eval.temperature (e.g. 0.8), or config.eval.samples=1.",
+        )
     if config.train.batch_rows % config.train.accumulate:
         raise UserError(
             f"config.train.batch_rows={config.train.batch_rows} is not a multiple of "

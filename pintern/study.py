@@ -40,7 +40,7 @@ def main(_: list[str]) -> None:
 
     study, workdir = load_study(STUDY.value), Path(WORKDIR.value)
     if LIST.value:
-        from pintern.studies.runner import states
+        from pintern.studies.folder import states
 
         for name, state in states(study, workdir).items():
             print(f"{state:<10} {name}")
@@ -55,8 +55,8 @@ def main(_: list[str]) -> None:
                 return
         except CellsFailedError as error:
             failed = error
+    from pintern.studies.folder import finished_lines
     from pintern.studies.report import write_report
-    from pintern.studies.runner import finished_lines
 
     if failed and not finished_lines(study, workdir):
         raise failed

@@ -15,11 +15,12 @@ from pintern.evaluation.run import InferencePrompt
 from pintern.models.shared_prefix import target_logits
 from pintern.studies import statistics
 from pintern.studies.divergence import divergence, negative_log_likelihood
+from pintern.studies.folder import finished_lines
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
 from pintern.studies.report import write_report
 from pintern.studies.results import results_of
-from pintern.studies.runner import finished_lines, run_study
+from pintern.studies.runner import run_study
 from pintern.studies.staleness import Edit, Staleness
 from pintern.training.batches import Shape, make_batch
 from tests import tiny

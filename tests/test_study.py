@@ -12,11 +12,12 @@ import pytest
 
 from pintern.errors import UserError
 from pintern.studies import runner
+from pintern.studies.folder import states
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
 from pintern.studies.locks import owner, try_lock
 from pintern.studies.report import write_report
-from pintern.studies.runner import run_study, states
+from pintern.studies.runner import run_study
 from pintern.studies.study import Row, Study, cells_of
 from tests import tiny
 from tests.study_files import study_file

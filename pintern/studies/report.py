@@ -16,10 +16,11 @@ from pintern.errors import UserError
 from pintern.report import study_plots as plots
 from pintern.report.study_page import Part, write_study_page
 from pintern.studies import tables
+from pintern.studies.folder import finished_lines, folder_of
 from pintern.studies.ledger import Ledger
+from pintern.studies.line import versions
 from pintern.studies.locks import lock
 from pintern.studies.results import Result, dig, read_predictions, results_of
-from pintern.studies.runner import finished_lines, folder_of, versions
 from pintern.studies.study import Cell, Lines, Study, cells_of, slug
 from pintern.training.workdir import write_atomically
 

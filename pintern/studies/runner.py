@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import fnmatch
-import json
 import sys
 import time
-from collections.abc import Callable, Sequence
-from importlib import metadata
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pintern.arms import Measured, StoppedError, run_arm
-from pintern.config import differences
+from pintern.arms import StoppedError, run_arm
 from pintern.errors import UserError
-from pintern.report.accounting import TokenCount, cost_per_request, machine_cost
+from pintern.studies.folder import claim_study, folder_of, lock_of, select, set_aside
 from pintern.studies.ledger import Ledger, Line
-from pintern.studies.locks import owner, try_lock
+from pintern.studies.line import line_of
+from pintern.studies.locks import try_lock
 from pintern.studies.study import Cell, Done, Study, cells_of
-from pintern.training.workdir import read_config, write_atomically
+from pintern.studies.together import companions
 
 WAIT_SECONDS = 2.0  # between two looks at cells that others are running
-_VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
 
 
 class CellsFailedError(UserError):
@@ -50,33 +47,39 @@ def run_study(
         them.
       CellsFailedError: at the end, where cells failed.
     """
-    cells = select(cells_of(study), only)
+    grid = cells_of(study)
+    cells = select(grid, only)
     claim_study(study, workdir)
     ledger = Ledger(workdir)
-    _set_aside(cells, workdir, ledger, redo)
+    set_aside(cells, workdir, ledger, redo)
     failed: dict[str, str] = {}
     pending, began = list(cells), time.monotonic()
     while pending:
         worked = False
         for cell in list(pending):
-            with try_lock(_lock_of(cell, workdir)) as mine:
-                lines = ledger.lines()
-                if cell.name in lines:
-                    pending.remove(cell)
-                    if lines[cell.name]["fingerprint"] != cell.fingerprint:
-                        failed[cell.name] = "another process ran it with another configuration"
-                elif mine:
-                    print(_progress(cell, cells, lines, failed), file=sys.stderr, flush=True)
-                    try:
-                        ledger.append(run_cell(study, cell, workdir))
-                    except StoppedError as stopped:
-                        print(stopped, file=sys.stderr)
-                        return False
-                    except UserError as error:
-                        failed[cell.name] = str(error)
-                        print(f"  failed: {error}", file=sys.stderr, flush=True)
-                    pending.remove(cell)
-                    worked = True
+            lines = ledger.lines()
+            if cell.name in lines:
+                pending.remove(cell)
+                if lines[cell.name]["fingerprint"] != cell.fingerprint:
+                    failed[cell.name] = "another process ran it with another configuration"
+                continue
+            if cell.name in failed:
+                pending.remove(cell)
+                continue
+            with _take(cell, grid, cells, workdir, study.population) as taken:
+                lines = ledger.lines()  # who had it may have finished it since
+                if not taken or cell.name in lines:
+                    continue
+                print(_progress(cell, cells, lines, failed), file=sys.stderr, flush=True)
+                try:
+                    _train_together(taken, workdir, failed)
+                    for one in taken:
+                        if one.name not in lines and one.name not in failed:
+                            _finish(study, one, workdir, ledger, failed)
+                except StoppedError as stopped:
+                    print(stopped, file=sys.stderr)
+                    return False
+                worked = True
         if pending and not worked:
             time.sleep(WAIT_SECONDS)
     print(f"{len(cells)} cells, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
@@ -86,6 +89,62 @@ def run_study(
     return True
 
 
+@contextmanager
+def _take(
+    cell: Cell, grid: Sequence[Cell], cells: Sequence[Cell], workdir: Path, limit: int
+) -> Iterator[list[Cell]]:
+    """Locks a cell, and those that it is trained with; none where another process has it.
+
+    New companions that another process has are left to it. Where cells were begun together all are
+    needed.
+    """
+    with ExitStack() as stack:
+        if not stack.enter_context(try_lock(lock_of(cell, workdir))):
+            yield []
+            return
+        begun = folder_of(cell, workdir).exists()
+        folders = {each.name: folder_of(each, workdir) for each in grid}
+        wanted = companions(cell, grid if begun else cells, folders, limit)
+        taken = [
+            other
+            for other in wanted
+            if other.name == cell.name or stack.enter_context(try_lock(lock_of(other, workdir)))
+        ]
+        yield taken if len(taken) == len(wanted) or not begun else []
+
+
+def _train_together(cells: Sequence[Cell], workdir: Path, failed: dict[str, str]) -> None:
+    """Trains cells as one population; one by itself is trained where it is scored."""
+    if len(cells) == 1:
+        return
+    from pintern.training.population import train_population
+
+    print(f"  together with {', '.join(cell.name for cell in cells[1:])}", file=sys.stderr)
+    configs = [cell.arm.config for cell in cells]
+    try:
+        outcomes = train_population(configs, [folder_of(cell, workdir) for cell in cells])
+    except UserError as error:
+        failed.update({cell.name: str(error) for cell in cells})
+        return
+    if any(outcome.state == "stopped" for outcome in outcomes):
+        raise StoppedError("Stopped by a signal; the population is saved. Run again to go on.")
+    for cell, outcome in zip(cells, outcomes, strict=True):
+        if outcome.state == "diverged":
+            failed[cell.name] = outcome.message
+
+
+def _finish(
+    study: Study, cell: Cell, workdir: Path, ledger: Ledger, failed: dict[str, str]
+) -> None:
+    try:
+        ledger.append(run_cell(study, cell, workdir))
+    except StoppedError:
+        raise
+    except UserError as error:
+        failed[cell.name] = str(error)
+        print(f"  failed: {error}", file=sys.stderr, flush=True)
+
+
 def run_cell(study: Study, cell: Cell, workdir: Path) -> Line:
     """Trains (or goes on training), scores and measures a cell; its line of the ledger."""
     began = time.monotonic()
@@ -93,197 +152,7 @@ def run_cell(study: Study, cell: Cell, workdir: Path) -> Line:
     measured = run_arm(cell.arm, folder)
     done = Done(study, cell, folder, measured)
     measures = {measure.name: measure(done) for measure in cell.measures}
-    return _line(study, cell, measured, measures, folder, workdir, time.monotonic() - began)
-
-
-def states(study: Study, workdir: Path) -> dict[str, str]:
-    """Cell to what has become of it: `done`, `changed`, `running (<pid> on <host>)`, `begun`,
-    `new`."""
-    lines = Ledger(workdir).lines()
-    return {cell.name: _state(cell, workdir, lines) for cell in cells_of(study)}
-
-
-def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
-    """Cells whose name matches one of the patterns (`*/nano/direct*/seed-0`); none is all.
-
-    Raises:
-      UserError: a pattern that matches no cell.
-    """
-    for pattern in patterns:
-        if not fnmatch.filter([cell.name for cell in cells], pattern):
-            raise UserError(
-                f"No cell matches {pattern!r}.",
-                f"Cells are named like {cells[0].name}; --list shows all.",
-            )
-    return [cell for cell in cells if not patterns or _matches(cell.name, patterns)]
-
-
-def finished_lines(study: Study, workdir: Path) -> dict[str, tuple[Cell, Line]]:
-    """Finished cells that are as the study has them now; changed ones are left out."""
-    lines = Ledger(workdir).lines()
-    return {
-        cell.name: (cell, lines[cell.name])
-        for cell in cells_of(study)
-        if cell.name in lines and lines[cell.name]["fingerprint"] == cell.fingerprint
-    }
-
-
-def folder_of(cell: Cell, workdir: Path) -> Path:
-    """A cell's run folder."""
-    return workdir / "cells" / cell.name
-
-
-def claim_study(study: Study, workdir: Path) -> None:
-    """Makes the folder this study's own.
-
-    Raises:
-      UserError: it holds another study, or something else.
-    """
-    path = workdir / "study.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; name a folder.")
-    if path.exists():
-        name = json.loads(path.read_text())["name"]
-        if name != study.name:
-            raise UserError(
-                f"{workdir} holds the study {name!r}, not {study.name!r}.", "Use another --workdir."
-            )
-        return
-    if workdir.exists() and any(workdir.iterdir()):
-        raise UserError(
-            f"{workdir} is not empty and holds no study (no study.json).",
-            "Use another --workdir; nothing in it was touched.",
-        )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps({"name": study.name}) + "\n")
-    except OSError as error:
-        raise UserError(f"--workdir={workdir} can't be written: {error.strerror}.") from error
-
-
-def versions() -> dict[str, str]:
-    """Python and the libraries that a result depends on."""
-    return {
-        "python": sys.version.split()[0],
-        **{name: metadata.version(name) for name in _VERSIONED},
-    }
-
-
-def _line(
-    study: Study,
-    cell: Cell,
-    measured: Measured,
-    measures: dict,
-    folder: Path,
-    workdir: Path,
-    seconds: float,
-) -> Line:
-    import jax
-
-    found, arm = measured.evaluation, cell.arm
-    tokens = TokenCount(found.template, found.examples, found.query, found.output)
-    cached = arm.prompt.cached and arm.prompt.keep_rate > 0
-    step = arm.config.train.steps if arm.trained else 0
-    return {
-        "cell": cell.name,
-        "arm": arm.name,
-        "task": cell.task,
-        "model": cell.model,
-        "seed": cell.seed,
-        "factors": dict(cell.factors),
-        "fingerprint": cell.fingerprint,
-        "trained": arm.what_is_trained,
-        "steps": step,
-        "metric": found.scores.name,
-        "signature": found.scores.signature,
-        "score": found.scores.value,
-        "slices": {name: scores.value for name, scores in found.slices.items()},
-        "reasons": found.scores.reasons,
-        # Score and answer of each example stand there, in the test set's order.
-        "predictions": str(
-            (folder / "eval" / str(step) / "predictions.jsonl").relative_to(workdir)
-        ),
-        "tokens": {
-            "template": tokens.template,
-            "examples": tokens.examples,
-            "query": tokens.query,
-            "output": tokens.output,
-            "prompt": tokens.prompt,
-        },
-        "cached_prefix": cached,
-        "cost_per_1000_requests": 1000
-        * cost_per_request(tokens, study.prices, cached_prefix=cached),
-        "training_seconds": measured.training_seconds,
-        "training_cost": machine_cost(measured.training_seconds, study.usd_per_hour),
-        "measures": measures,
-        "measured_by": [repr(measure) for measure in cell.measures],
-        "note": measured.parts.prompts.task.note,
-        "seconds": round(seconds, 2),
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "backend": jax.default_backend(),
-        "versions": versions(),
-    }
-
-
-def _set_aside(cells: Sequence[Cell], workdir: Path, ledger: Ledger, redo: Sequence[str]) -> None:
-    """Takes changed cells that may be redone out of the ledger; refuses where one may not be."""
-    lines = ledger.lines()
-    changed = [cell for cell in cells if _state(cell, workdir, lines) == "changed"]
-    kept = [cell for cell in changed if not _matches(cell.name, redo)]
-    if kept:
-        raise UserError(
-            f"{len(kept)} cells were run with another configuration than the study has now: "
-            f"{'; '.join(_what_changed(cell, workdir, lines) for cell in kept[:3])}.",
-            "Old and new results are never mixed. Run them anew by --redo=PATTERN (old folders go "
-            "to replaced/), leave them out by --only, or use another --workdir.",
-        )
-    for cell in changed:
-        with try_lock(_lock_of(cell, workdir)) as mine:
-            if not mine or _state(cell, workdir, ledger.lines()) != "changed":
-                continue  # another process is redoing it
-            folder = folder_of(cell, workdir)
-            if _config_changed(cell, workdir):
-                place = workdir / "replaced" / cell.name
-                place.mkdir(parents=True, exist_ok=True)
-                folder.rename(place / str(1 + sum(1 for _ in place.iterdir())))
-            ledger.drop(lambda name, cell=cell: name == cell.name)
-
-
-def _state(cell: Cell, workdir: Path, lines: dict[str, Line]) -> str:
-    if cell.name in lines:
-        same = lines[cell.name]["fingerprint"] == cell.fingerprint
-        return "done" if same else "changed"
-    who = owner(_lock_of(cell, workdir))
-    if who:
-        return f"running ({who})"
-    if _config_changed(cell, workdir):
-        return "changed"
-    return "begun" if folder_of(cell, workdir).exists() else "new"
-
-
-def _config_changed(cell: Cell, workdir: Path) -> bool:
-    folder = folder_of(cell, workdir)
-    if not (folder / "config.json").exists():
-        return False
-    return bool(differences(read_config(folder), cell.arm.config))
-
-
-def _what_changed(cell: Cell, workdir: Path, lines: dict[str, Line]) -> str:
-    folder = folder_of(cell, workdir)
-    fields = []
-    if (folder / "config.json").exists():
-        fields = differences(read_config(folder), cell.arm.config)[:3]
-    elif cell.name in lines:
-        fields = ["its run folder is gone"]
-    return f"{cell.name} ({', '.join(fields) or 'the inference prompt or the measures'})"
-
-
-def _lock_of(cell: Cell, workdir: Path) -> Path:
-    return workdir / "locks" / cell.name
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    return line_of(study, cell, measured, measures, folder, workdir, time.monotonic() - began)
 
 
 def _progress(

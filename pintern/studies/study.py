@@ -128,6 +128,8 @@ class Study:
       notes: sentences that stand below the table: substitutes, reduced sizes, what isn't claimed.
       prices: for the cost of a request.
       usd_per_hour: of the machine, for what training cost.
+      population: soft prompts without LoRA that differ in seed, rate or initialisation alone are
+        trained so many at once, in one program; 1 trains each by itself.
     """
 
     name: str
@@ -145,6 +147,7 @@ class Study:
     notes: tuple[str, ...] = ()
     prices: PriceList = dataclasses.field(default_factory=PriceList)
     usd_per_hour: float = 0.10
+    population: int = 8
 
 
 @dataclasses.dataclass(frozen=True)

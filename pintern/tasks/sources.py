@@ -306,18 +306,22 @@ def _open_saved(folder: Path) -> dict[str, Reader]:
 
 def _open_hub(where: str) -> dict[str, Reader]:
     import datasets
+    from huggingface_hub.utils import logging
 
     name, _, config = where.partition(":")
+    # Offline it would print each of its attempts; the error below says all.
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
     try:
-        found = datasets.load_dataset(
-            name, config or None, download_config=datasets.DownloadConfig(max_retries=0)
-        )
+        found = datasets.load_dataset(name, config or None)
     except Exception as error:  # offline, unknown, gated, a script, an unknown config
         raise UserError(
             f"config.task.data={where}: no such file or folder here, and as a data set on the hub "
             f"it can't be read: {_first_line(error)}",
             "Check the name (org/name[:config]) and the network, or give a local file or folder.",
         ) from error
+    finally:
+        logging.set_verbosity(verbosity)
     return _splits_of(found, where)
 
 

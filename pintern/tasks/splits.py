@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -20,6 +21,7 @@ def load_splits(
     test: str,
     learn: Callable[[Row, str], Sequence[Example]],
     judge: Callable[[Row, str], Sequence[Example]],
+    sizes: Mapping[str, int],
     readers: Mapping[str, Callable[[Path], list[Row]]] | None = None,
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], str]:
     """Train and test examples of a public set, and whose split they are.
@@ -36,6 +38,7 @@ def load_splits(
       test: the split that the papers report on, `test` or `dev`.
       learn: a row and where it stands to its training examples.
       judge: the same to the examples it is judged by.
+      sizes: rows of the published splits, as far as known; the note tells a source that has others.
       readers: see `open_source`.
 
     Returns:
@@ -55,52 +58,61 @@ def load_splits(
     else:
         learned, judged = next(iter(found)), None
     if judged is None:
-        return _hold_out(name, where, seed, learned, found[learned], learn, judge)
-    train = _examples(found[learned], where, learned, learn)
-    tests = _examples(found[judged], where, judged, judge)
-    if (learned, judged) == ("train", test):
-        whose = f"the papers' split, judged on {test}"
+        train, tests, rows, whose = _hold_out(where, seed, learned, found[learned], learn, judge)
     else:
-        missing = " and ".join(split for split in ("train", test) if split not in found)
-        whose = (
-            f"a substitute split, because {where} has no {missing or test}: trained on {learned}, "
-            f"judged on {judged}; not comparable with published figures"
-        )
-    return train, tests, f"{name}: {whose}. Train {len(train)}, test {len(tests)} examples."
+        train, learned_rows = _examples(found[learned], where, learned, learn)
+        tests, judged_rows = _examples(found[judged], where, judged, judge)
+        rows = {learned: learned_rows, judged: judged_rows}
+        whose = "the papers' split"
+        if (learned, judged) != ("train", test):
+            missing = " and ".join(split for split in ("train", test) if split not in found)
+            whose = f"a substitute split, because {where} has no {missing}"
+        whose += f": trained on {learned}, judged on {judged}"
+    parts = [
+        f"{split} has {count:,} of the published {sizes[split]:,} rows"
+        for split, count in rows.items()
+        if sizes.get(split, count) != count
+    ]
+    queries = {example.query for example in train}
+    shared = sum(example.query in queries for example in tests)
+    if shared:
+        parts.append(f"{shared:,} test queries are also trained on, as the source has them")
+    if parts or not whose.startswith("the papers'"):
+        parts.append("not comparable with published figures")
+    note = "; ".join([f"{name}: {whose}", *parts])
+    return train, tests, f"{note}. Train {len(train):,}, test {len(tests):,} examples."
 
 
 def _hold_out(
-    name: str,
     where: str,
     seed: int,
     split: str,
     read: Reader,
     learn: Callable[[Row, str], Sequence[Example]],
     judge: Callable[[Row, str], Sequence[Example]],
-) -> tuple[tuple[Example, ...], tuple[Example, ...], str]:
-    train, held = split_examples(_examples(read, where, split, learn), HELD_OUT, seed)
+) -> tuple[tuple[Example, ...], tuple[Example, ...], dict[str, int], str]:
+    examples, rows = _examples(read, where, split, learn)
+    train, held = split_examples(examples, HELD_OUT, seed)
     queries = {example.query for example in held}
-    judged = _examples(read, where, split, judge)
+    judged, _ = _examples(read, where, split, judge)
     tests = tuple(example for example in judged if example.query in queries)
-    note = (
-        f"{name}: a substitute split, because {where} has only {split}: {len(tests)} examples are "
-        f"held out, a fifth of the distinct queries (seed {seed}), and {len(train)} trained on; "
-        "not comparable with published figures."
+    whose = (
+        f"a substitute split, because {where} has only {split}: a fifth of the distinct queries "
+        f"held out (seed {seed})"
     )
-    return train, tests, note
+    return train, tests, {split: rows}, whose
 
 
 def _examples(
     read: Reader, where: str, split: str, make: Callable[[Row, str], Sequence[Example]]
-) -> tuple[Example, ...]:
-    import dataclasses
-
+) -> tuple[tuple[Example, ...], int]:
+    rows = read()
     examples = []
-    for number, row in enumerate(read(), start=1):
+    for number, row in enumerate(rows, start=1):
         made = make(row, f"{where}, split {split}, row {number}")
         for part, example in enumerate(made, start=1):
             identity = f"{split}-{number}" if len(made) == 1 else f"{split}-{number}-{part}"
             examples.append(dataclasses.replace(example, id=example.id or identity))
     if not examples:
         raise UserError(f"{where}, split {split} gives no examples.")
-    return tuple(examples)
+    return tuple(examples), len(rows)
