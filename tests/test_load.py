@@ -149,6 +149,10 @@ BROKEN = {
         _tensors(_head_of_another),
         rf"Tied mismatch.*lm_head\.weight differs from {EMBEDDING}",
     ),
+    "untied mismatch": (
+        lambda d: reconfigure(d, tie_word_embeddings=False),
+        r"Untied mismatch.*lm_head\.weight is missing.*Set tie_word_embeddings to true",
+    ),
     "wrong shape": (
         _tensors(lambda t: _set(t, BIAS, np.zeros(95, np.float32))),
         rf"{BIAS} .*has shape \(95,\); expected \(96,\)",

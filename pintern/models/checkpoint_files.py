@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes  # noqa: F401  (registers bfloat16 with numpy, in which safetensors returns it)
 import numpy as np
@@ -25,10 +25,14 @@ _READABLE = ("F64", "F32", "F16", "BF16")
 
 
 class TensorFiles:
-    """The tensors of a checkpoint directory, by name. Nothing is read until it is asked for."""
+    """The tensors of a checkpoint directory, by name. Nothing is read until it is asked for.
+
+    One file is mapped at a time: what was read of a file counts as the process's memory as long as
+    the file is. Read in the order of `order`, and each file is mapped once.
+    """
 
     def __init__(self, directory: Path):
-        """Opens `model.safetensors`, or the shards that the index names.
+        """Reads the headers of `model.safetensors`, or of the shards that the index names.
 
         Raises:
           UserError: no such directory, no safetensors in it, a missing shard, a broken file.
@@ -39,26 +43,33 @@ class TensorFiles:
                 "Expected a folder with config.json and model.safetensors.",
             )
         self.directory = directory
-        self._handles: dict[str, Any] = {}
+        self._headers: dict[str, _Header] = {}
+        self._mapped: tuple[Path, Any] | None = None
         for path in _weight_files(directory):
             try:
-                handle = safe_open(path, framework="numpy")
+                handle = self._map(path)
             except (SafetensorError, OSError) as error:
                 raise UserError(
                     f"{path} is truncated, or no safetensors file: {error}.",
                     "Download or copy it again.",
                 ) from error
             for name in handle.keys():  # noqa: SIM118  (not a dict, and not iterable)
-                self._handles[name] = handle
+                part = handle.get_slice(name)
+                shape = tuple(part.get_shape())
+                self._headers[name] = _Header(path, shape, part.get_dtype())
 
     @property
     def names(self) -> list[str]:
         """Every tensor's name."""
-        return list(self._handles)
+        return list(self._headers)
+
+    def order(self, name: str) -> str:
+        """Sorts tensors by the file they lie in."""
+        return str(self._headers[name].path)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape as stored, read from the file's header."""
-        return tuple(self._handles[name].get_slice(name).get_shape())
+        return self._headers[name].shape
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, in the dtype that it is stored in.
@@ -66,13 +77,29 @@ class TensorFiles:
         Raises:
           UserError: it is of a quantised or integer format.
         """
-        kind = self._handles[name].get_slice(name).get_dtype()
-        if kind not in _READABLE:
+        header = self._headers[name]
+        if header.kind not in _READABLE:
             raise UserError(
-                f"Tensor {name} in {self.directory} is stored as {kind}.",
+                f"Tensor {name} in {self.directory} is stored as {header.kind}.",
                 f"Weights are read from {', '.join(_READABLE)}; quantised ones are not.",
             )
-        return self._handles[name].get_tensor(name)
+        return self._map(header.path).get_tensor(name)
+
+    def close(self) -> None:
+        """Lets go of the file that is mapped."""
+        self._mapped = None
+
+    def _map(self, path: Path) -> Any:
+        if self._mapped is None or self._mapped[0] != path:
+            self._mapped = None  # before the next one is mapped
+            self._mapped = path, safe_open(path, framework="numpy")
+        return self._mapped[1]
+
+
+class _Header(NamedTuple):
+    path: Path
+    shape: tuple[int, ...]
+    kind: str
 
 
 def read_config(directory: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
@@ -54,6 +55,10 @@ class Experts(nnx.Module):
         self.gate = normal(INIT_STD, count, width, inner)
         self.up = normal(INIT_STD, count, width, inner)
         self.down = normal(out_std, count, inner, width)
+        # `[expert, out]`, where the matrices are held in int8 (`quantize`).
+        self.gate_scale: nnx.Param | None = None
+        self.up_scale: nnx.Param | None = None
+        self.down_scale: nnx.Param | None = None
 
     def __call__(
         self, x: Float[Array, "*batch model"], real: Bool[Array, "*batch"]
@@ -70,7 +75,11 @@ class Experts(nnx.Module):
         weights, chosen = jax.lax.top_k(probability, self.each)
         weights = weights / weights.sum(-1, keepdims=True)
 
-        kernels = Kernels(*(w[...].astype(x.dtype) for w in (self.gate, self.up, self.down)))
+        kernels = Kernels(
+            _in_dtype(self.gate, self.gate_scale, x.dtype),
+            _in_dtype(self.up, self.up_scale, x.dtype),
+            _in_dtype(self.down, self.down_scale, x.dtype),
+        )
         pairs = jnp.repeat(flat, self.each, axis=0)
         out = _experts(self.activation, kernels, pairs, chosen.reshape(-1))
         out = out.reshape(-1, self.each, x.shape[-1]) * weights[..., None].astype(x.dtype)
@@ -92,6 +101,12 @@ def balance_loss(routed: Routed) -> Float[Array, ""]:
     tokens = routed.tokens.sum()
     sent, probability = routed.sent.sum(0) / tokens, routed.probability.sum(0) / tokens
     return routed.sent.shape[-1] * jnp.sum(sent * probability)
+
+
+def _in_dtype(kernel: nnx.Param, scale: nnx.Param | None, dtype: DTypeLike) -> Array:
+    if scale is None:
+        return kernel[...].astype(dtype)
+    return (kernel[...].astype(jnp.float32) * scale[...][:, None]).astype(dtype)
 
 
 class Kernels(NamedTuple):

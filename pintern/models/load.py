@@ -28,7 +28,8 @@ from pintern.models.layout import (
     stored_tensor,
     tensor_digest,
 )
-from pintern.models.quantize import dequantize
+from pintern.models.quantize import dequantize, hold_in_int8, kernel_paths
+from pintern.models.stream import ShardingOf, Stacks, on_one_device
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +55,23 @@ class Checkpoint:
 
 
 def load_model(
-    path: str | Path, *, dtype: DTypeLike = jnp.float32, remat: bool = False
+    path: str | Path,
+    *,
+    dtype: DTypeLike = jnp.float32,
+    remat: bool = False,
+    quantized: bool = False,
+    sharding_of: ShardingOf = on_one_device,
 ) -> Checkpoint:
-    """Reads config.json and the safetensors beside it, tensor by tensor, into `dtype`.
+    """Reads config.json and the safetensors beside it, tensor by tensor, onto the devices.
+
+    The host holds one tensor at a time and one shard file mapped (`python -m benchmarks.loading`).
 
     Args:
       path: checkpoint directory.
       dtype: of the weights in memory.
       remat: recompute each block in the backward pass, see `Decoder`.
+      quantized: hold the linear maps in int8 from the start, as `quantize` would afterwards.
+      sharding_of: where each parameter lies; everything on the first device if not given.
 
     Raises:
       UserError: the directory, the config or a tensor isn't as it must be; the message names it.
@@ -70,26 +80,29 @@ def load_model(
     raw = read_config(directory)
     family = family_of(raw)
     config = decoder_config(family, raw)
-    graph, abstract = nnx.split(abstract_decoder(config, remat))
+    abstract = abstract_decoder(config, remat)
     places = places_of(family, config)
     files = TensorFiles(directory)
     stored = _match_names(files, places, family, config)
 
-    shapes = {".".join(key): leaf.shape for key, leaf in nnx.to_flat_state(abstract)}
-    arrays: dict[str, np.ndarray] = {}
+    stacks = Stacks(
+        {path: leaf.shape for path, leaf in parameters_by_path(abstract).items()},
+        dtype,
+        sharding_of,
+        kernel_paths(abstract) if quantized else frozenset(),
+    )
     digests: dict[str, str] = {}
-    for place in places:
+    for place in sorted(places, key=lambda place: files.order(stored[place.name])):
         tensor = _read_checked(files, stored[place.name], place, dtype)
         digests[place.name] = tensor_digest(tensor)
-        tensor = tensor.T if place.transpose else tensor
-        if place.path not in arrays:
-            arrays[place.path] = np.empty(shapes[place.path], dtype)
-        arrays[place.path][place.index] = tensor
-
+        stacks.add(place, tensor)
+    files.close()
+    if quantized:
+        hold_in_int8(abstract)
+    graph, empty = nnx.split(abstract)
     state = nnx.from_flat_state(
-        # `pop` lets go of each array as soon as the device has it.
-        (key, variable.replace(jnp.asarray(arrays.pop(".".join(key)))))
-        for key, variable in nnx.to_flat_state(abstract)
+        (key, variable.replace(stacks.arrays.pop(".".join(key))))
+        for key, variable in nnx.to_flat_state(empty)
     )
     decoder = nnx.merge(graph, state)
     return Checkpoint(decoder, config, family, raw, directory, model_fingerprint(config, digests))
@@ -198,6 +211,12 @@ def _match_names(
         for name in files.names
     }
     missing = sorted(wanted - stored.keys())
+    if missing == [family.head]:
+        raise UserError(
+            f"Untied mismatch in {files.directory}: {family.head} is missing from the weights, "
+            "though config.json doesn't tie it to the embedding.",
+            "Set tie_word_embeddings to true, or get weights that hold the tensor.",
+        )
     if missing:
         raise UserError(
             f"{_few(missing)} missing from the weights in {files.directory}.",

@@ -2,36 +2,50 @@
 
 A kernel column w is held as round(w / s) with s = max|w| / 127, so that a weight is off by half a
 scale at most. The scale is applied to the product and not to the weights (`layers.Linear`), which
-is the same value and leaves no dequantised copy of a kernel in memory between steps. Adapters,
-norms, biases, the embedding and the output matrix stay as they are.
+is the same value; experts are dequantised a layer at a time, as it runs. Adapters, norms, biases,
+routers, the embedding and the output matrix stay as they are.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int8
 
 from pintern.errors import UserError
 from pintern.models.decoder import Decoder
+from pintern.models.experts import Experts
 from pintern.models.layers import Linear
 
 _LARGEST = 127
+# Outputs of a kernel that are quantised at a time.
+_BLOCK = 1024
 
 
-@jax.jit
 def quantize_kernel(
-    kernel: Float[Array, "*layer in out"],
-) -> tuple[Int8[Array, "*layer in out"], Float[Array, "*layer out"]]:
-    """A kernel as int8, and the scale of each of its outputs. A column of zeros has scale 1."""
-    wide = kernel.astype(jnp.float32)
-    scale = jnp.abs(wide).max(-2) / _LARGEST
-    scale = jnp.where(scale > 0, scale, 1.0)
-    return jnp.round(wide / scale[..., None, :]).astype(jnp.int8), scale
+    kernel: Float[np.ndarray, "*layer in out"],
+) -> tuple[Int8[np.ndarray, "*layer in out"], Float[np.ndarray, "*layer out"]]:
+    """A kernel as int8, and the scale of each of its outputs. A column of zeros has scale 1.
+
+    On the host, some outputs at a time: so neither a device nor the host holds a float32 copy.
+    """
+    held = np.empty(kernel.shape, np.int8)
+    scale = np.empty((*kernel.shape[:-2], kernel.shape[-1]), np.float32)
+    for layer in np.ndindex(kernel.shape[:-2]):
+        for start in range(0, kernel.shape[-1], _BLOCK):
+            block = (*layer, ..., slice(start, start + _BLOCK))
+            wide = kernel[block].astype(np.float32)
+            largest = np.abs(wide).max(0) / np.float32(_LARGEST)
+            scale[block] = np.where(largest > 0, largest, 1)
+            wide /= scale[block]
+            held[block] = np.rint(wide, out=wide)
+    return held, scale
 
 
 @functools.partial(jax.jit, static_argnums=2)
@@ -43,8 +57,8 @@ def dequantize_kernel(
 
 
 def is_quantized(decoder: Decoder) -> bool:
-    """Whether any linear map is held in int8."""
-    return any(module.kernel_scale is not None for module in _linears(decoder))
+    """Whether the linear maps are held in int8."""
+    return any(getattr(module, f"{name}_scale") is not None for module, name in _kernels(decoder))
 
 
 def quantize(decoder: Decoder) -> None:
@@ -55,11 +69,26 @@ def quantize(decoder: Decoder) -> None:
     """
     if is_quantized(decoder):
         raise UserError("This base is quantised already.", "Quantise it once, when it is loaded.")
-    for module in _linears(decoder):
-        held, scale = quantize_kernel(module.kernel.get_value())
-        # Waited for: the next kernel's float32 copy is made when this one's is gone.
-        module.kernel = nnx.Param(jax.block_until_ready(held))
-        module.kernel_scale = nnx.data(nnx.Param(scale))
+    for module, name in _kernels(decoder):
+        held, scale = quantize_kernel(np.asarray(getattr(module, name).get_value()))
+        _hold(module, name, jnp.asarray(held), jnp.asarray(scale))
+
+
+def kernel_paths(decoder: Decoder) -> frozenset[str]:
+    """Paths of the kernels that `quantize` holds in int8."""
+    return frozenset(
+        ".".join(("blocks", *map(str, path), name))
+        for path, module in nnx.iter_modules(decoder.blocks)
+        for name in _KERNELS.get(type(module), ())
+    )
+
+
+def hold_in_int8(abstract: Decoder) -> None:
+    """Gives a decoder of shapes, in place, the shapes that a quantised one has."""
+    for module, name in _kernels(abstract):
+        *stack, width_in, width_out = getattr(module, name).shape
+        held = jax.ShapeDtypeStruct((*stack, width_in, width_out), jnp.int8)
+        _hold(module, name, held, jax.ShapeDtypeStruct((*stack, width_out), jnp.float32))
 
 
 def dequantize(decoder: Decoder) -> Decoder:
@@ -72,11 +101,10 @@ def dequantize(decoder: Decoder) -> Decoder:
         return decoder
     plain = nnx.clone(decoder)
     dtype = plain.embedding.get_value().dtype
-    for module in _linears(plain):
-        if module.kernel_scale is not None:
-            held, scale = module.kernel.get_value(), module.kernel_scale.get_value()
-            module.kernel = nnx.Param(dequantize_kernel(held, scale, dtype))
-            module.kernel_scale = nnx.static(None)
+    for module, name in _kernels(plain):
+        held, scale = (getattr(module, x).get_value() for x in (name, f"{name}_scale"))
+        setattr(module, name, nnx.Param(dequantize_kernel(held, scale, dtype)))
+        setattr(module, f"{name}_scale", nnx.static(None))
     return plain
 
 
@@ -85,5 +113,17 @@ def parameter_bytes(decoder: Decoder) -> int:
     return sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(decoder)))
 
 
-def _linears(decoder: Decoder) -> list[Linear]:
-    return [m for _, m in nnx.iter_modules(decoder.blocks) if isinstance(m, Linear)]
+_KERNELS = {Linear: ("kernel",), Experts: ("gate", "up", "down")}
+
+
+def _kernels(decoder: Decoder) -> list[tuple[nnx.Module, str]]:
+    return [
+        (module, name)
+        for _, module in nnx.iter_modules(decoder.blocks)
+        for name in _KERNELS.get(type(module), ())
+    ]
+
+
+def _hold(module: nnx.Module, name: str, held: Any, scale: Any) -> None:
+    setattr(module, name, nnx.Param(held))
+    setattr(module, f"{name}_scale", nnx.data(nnx.Param(scale)))

@@ -14,10 +14,13 @@ from pintern.tasks.company import company_task
 from pintern.tasks.dart import dart_task
 from pintern.tasks.files import files_task
 from pintern.tasks.logic2text import logic2text_task
+from pintern.tasks.mbpp import mbpp_task
 from pintern.tasks.mtop import mtop_task
 from pintern.tasks.nl2bash import nl2bash_task
 from pintern.tasks.nl2formula import nl2formula_task
+from pintern.tasks.spider import spider_task
 from pintern.tasks.totto import totto_task
+from pintern.tasks.wikisql import wikisql_task
 
 # `config.task.kind` to its loader; `pintern.config` lists the kinds as well.
 LOADERS: dict[str, Callable[[ConfigDict], Task]] = {
@@ -26,9 +29,12 @@ LOADERS: dict[str, Callable[[ConfigDict], Task]] = {
     "files": lambda config: files_task(config.task, config.seed),
     "logic2text": lambda config: logic2text_task(config.task.data, config.seed),
     "mtop": lambda config: mtop_task(config.task.data, config.seed),
+    "mbpp": lambda config: mbpp_task(config.task.data),
     "nl2bash": lambda config: nl2bash_task(config.task.data, config.seed),
     "nl2formula": lambda config: nl2formula_task(config.task.data, config.seed),
+    "spider": lambda config: spider_task(config.task.data),
     "totto": lambda config: totto_task(config.task.data, config.seed),
+    "wikisql": lambda config: wikisql_task(config.task.data),
 }
 
 

@@ -9,7 +9,7 @@ from pintern.assemble import Parts, split_decoder
 from pintern.curriculum import Level
 from pintern.evaluation.decode import Generator
 from pintern.evaluation.metrics import score_predictions
-from pintern.evaluation.run import sampling_of
+from pintern.evaluation.run import sampling_of, scoring_options
 
 
 def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
@@ -29,5 +29,5 @@ def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
     made = generator([row.tokens for row in rows], batch_rows=config.eval.batch_rows)
     predictions = [parts.tokenizer.decode(ids).strip() for ids in made]
     task = prompts.task
-    options = {"database": task.database, **task.metric_options}
-    return score_predictions(task.metric, predictions, [train[i] for i in drawn], **options).value
+    golds = [train[i] for i in drawn]
+    return score_predictions(task.metric, predictions, golds, **scoring_options(parts)).value

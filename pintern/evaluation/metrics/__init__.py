@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from pintern.errors import UserError
 from pintern.evaluation.metrics.bash import grade_bash_tokens, grade_nlc2cmd
 from pintern.evaluation.metrics.blec import grade_blec
+from pintern.evaluation.metrics.clauses import grade_clauses
 from pintern.evaluation.metrics.execution import grade_sql
+from pintern.evaluation.metrics.programs import grade_pass
 from pintern.evaluation.metrics.scores import (
     Grade,
     Grader,
@@ -33,6 +35,8 @@ __all__ = [
 
 METRICS: dict[str, Grader] = {
     "sql": grade_sql,
+    "clauses": grade_clauses,
+    "pass": grade_pass,
     "exact": grade_exact,
     "bleu": grade_bleu,
     "chrf": grade_chrf,

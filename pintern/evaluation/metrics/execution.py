@@ -17,14 +17,25 @@ from pintern.prompts.task import Example
 def grade_sql(
     predictions: Sequence[str], examples: Sequence[Example], options: Mapping[str, Any]
 ) -> Grade:
-    """Equal results on SQLite; `database` is one file for all examples or one for each."""
-    database = options.get("database")
-    if database is None:
+    """Equal results on SQLite.
+
+    An example is about the database that its facts name: a file (`database`) or a `sql.Table`
+    (`table`); else about the option `database`, one file for all examples or one for each.
+
+    Raises:
+      UserError: an example without a database, or a gold query that fails.
+    """
+    given = options.get("database")
+    one = given is None or isinstance(given, Path | str)
+    shared = [given] * len(examples) if one else given
+    if len(shared) != len(examples):
+        raise UserError(f"{len(shared)} databases for {len(examples)} gold queries.")
+    databases = [
+        example.facts.get("table") or example.facts.get("database") or common
+        for example, common in zip(examples, shared, strict=True)
+    ]
+    if None in databases:
         raise UserError("Metric 'sql' needs a database.", "Name the task's SQLite file.")
-    one = isinstance(database, Path | str)
-    databases = [database] * len(examples) if one else database
-    if len(databases) != len(examples):
-        raise UserError(f"{len(databases)} databases for {len(examples)} gold queries.")
     signature = (
         f"execution|sqlite:{sqlite3.sqlite_version}|rows:multiset,list-if-gold-orders"
         f"|columns:any-order-to-{MAX_PERMUTED_COLUMNS}|floats:{RELATIVE_TOLERANCE:g}"
