@@ -194,6 +194,14 @@ def test_records_in_tfrecord_are_refused_with_the_mend(tmp_path):
         open_source(str(folder))
 
 
+def test_a_prepared_split_whose_file_is_gone_is_told(tmp_path):
+    folder = prepare_tfds(tmp_path, text_features("a"), {"train": [{"a": "b"}]})
+    (shard,) = folder.glob("*.array_record*")
+    shard.write_bytes(b"cut off")
+    with pytest.raises(UserError, match="can't be read"):
+        open_source(str(folder))["train"]()
+
+
 def test_nothing_given_and_nothing_there():
     with pytest.raises(UserError, match=r"config\.task\.data is empty.*org/name on the hub"):
         open_source("")

@@ -18,7 +18,7 @@ from pintern.tasks.logic2text import logic2text_task
 from pintern.tasks.mtop import mtop_task
 from pintern.tasks.nl2bash import nl2bash_task
 from pintern.tasks.nl2formula import column_letters, nl2formula_task, show_table
-from pintern.tasks.totto import linearise, place_cells, totto_task
+from pintern.tasks.totto import linearise, totto_task
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is absent")
@@ -250,18 +250,21 @@ def test_faulty_xml_is_refused(tmp_path):
 def test_totto_subtable_names_the_headers_of_the_highlighted_cell():
     assert linearise(totto_row(), "row") == (
         "<page_title> Kent FC </page_title> <section_title> Results </section_title> <table> "
-        "<cell> 1 <col_header> Games </col_header> <col_header> away </col_header> "
+        "<cell> 1 <col_header> Games </col_header> "
         "<row_header> 2001 </row_header> </cell> </table>"
     )
 
 
-def test_totto_cells_lie_where_spans_push_them():
-    table = place_cells(totto_row()["table"], "row")
-    assert [[(c.columns.start, c.columns.stop) for c in row] for row in table] == [
-        [(0, 1), (1, 3)],
-        [(1, 2), (2, 3)],
-        [(0, 1), (1, 2), (2, 3)],
-    ]
+def test_totto_headers_are_found_by_column_spans_alone_as_in_the_paper():
+    row = totto_row()
+    row["highlighted_cells"] = [[2, 1], [1, 1]]
+    # "away" stands in the third column, below a cell of two rows; it is counted in the second.
+    assert linearise(row, "row").partition("<table> ")[2] == (
+        "<cell> 3 <col_header> Games </col_header> <col_header> away </col_header> "
+        "<row_header> 2001 </row_header> </cell> "
+        "<cell> away <col_header> Games </col_header> <row_header> home </row_header> </cell> "
+        "</table>"
+    )
 
 
 def test_totto_judges_on_dev_against_all_sentences(tmp_path):
@@ -320,7 +323,15 @@ def test_totto_from_tfds_is_the_same(tmp_path, monkeypatch):
         ({"highlighted_cells": [[9, 0]]}, r"cell \[9, 0\] isn't in the table"),
         ({"highlighted_cells": [[0, -1]]}, r"cell \[0, -1\] isn't in the table"),
         ({"sentence_annotations": []}, "has no sentence"),
-        ({"table": [[{"value": "x"}]]}, "field 'column_span' is missing"),
+        ({"highlighted_cells": [[0]]}, r"cell \[0\] isn't in the table"),
+        (
+            {"table": [[{"value": "x"}]], "highlighted_cells": [[0, 0]]},
+            "field 'column_span' is missing",
+        ),
+        (
+            {"table": [[{"column_span": 1}]], "highlighted_cells": [[0, 0]]},
+            "field 'value' is missing",
+        ),
     ],
 )
 def test_faulty_totto_rows_are_refused(tmp_path, change, message):
