@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from pintern.config_checks import check_losses
 from pintern.errors import UserError
 
 
@@ -49,9 +50,17 @@ def default_config() -> ConfigDict:
     config.task.max_test = 0  # likewise
 
     config.prompt = ConfigDict()
-    config.prompt.compressor = "self_information"  # self_information or truncation
+    config.prompt.compressor = "self_information"  # self_information, llmlingua2 or truncation
+    # llmlingua2: a token classifier, a folder or a name on the hub
+    config.prompt.llmlingua_model = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
     config.prompt.ladder = ""  # folder with a hand-written template-<rate>.txt for each level
-    config.prompt.retriever = "bm25"  # bm25 or random
+    # bm25, dense (states of the base), sentence_transformers, similarity_band, random or fixed
+    config.prompt.retriever = "bm25"
+    # sentence_transformers: a folder or a name on the hub
+    config.prompt.sentence_model = "sentence-transformers/all-MiniLM-L6-v2"
+    config.prompt.similarity = "dense"  # similarity_band: bm25, dense or sentence_transformers
+    config.prompt.similarity_quantile = 1.0  # similarity_band: 1 the most similar, 0 the least
+    config.prompt.fixed_shots = ()  # fixed: indices of labelled pairs; () is the first ones
     config.prompt.max_shots = 2  # K, retrieved examples at the fullest level
 
     config.curriculum = ConfigDict()
@@ -63,9 +72,11 @@ def default_config() -> ConfigDict:
     config.curriculum.final_share = 0.0  # share of steps on the query alone; 0 is an equal share
     config.curriculum.epsilon = 2.0  # adaptive: points the next level may lag behind
     config.curriculum.patience = 50  # adaptive: steps between two looks
+    config.curriculum.smoothing = 0.0  # λ of random steps ahead (2405.14838 has 4); 0 is none
     config.curriculum.probe = 48  # adaptive: labelled pairs scored at each look
 
     config.adapter = ConfigDict()
+    # With neither LoRA nor a soft prompt nothing is trained: the base as it is.
     config.adapter.targets = ("all",)  # patterns over linear modules; () is no LoRA
     config.adapter.rank = 16
     config.adapter.alpha = 32.0
@@ -87,6 +98,11 @@ def default_config() -> ConfigDict:
     config.train.final_rate = 0.0  # share of the peak rate at the end
     config.train.weight_decay = 0.0
     config.train.clip = 1.0  # global gradient norm
+    config.train.ce_weight = 1.0  # of the cross-entropy; 0 is distillation alone
+    config.train.prompt_loss_weight = (
+        0.0  # of a prompt token in the cross-entropy; 1 is as a target
+    )
+    config.train.reset_optimizer = False  # moments start anew at each stage; the rate goes on
     config.train.balance_weight = 0.02  # of the load-balancing loss; mixtures of experts only
     config.train.log_every = 10  # steps
 
@@ -97,16 +113,20 @@ def default_config() -> ConfigDict:
     )
     config.distill.shots = 2  # examples in the teacher's prompt
     config.distill.temperature = 1.0
+    config.distill.top_k = 0  # KL over the teacher's k likeliest tokens and the rest; 0 is all
+    config.distill.labelled = True  # learn from the teacher on labelled completions too
     config.distill.by_confidence = True  # a row's KL counts by the teacher's belief in it
     config.distill.unlabelled = 0  # queries of the log the teacher answers, mixed into the rows
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 100  # steps
     config.checkpoint.keep = 2
+    config.checkpoint.stages = False  # keep the state at each stage's end, in stages/
 
     config.eval = ConfigDict()
     config.eval.keep_rate = 0.0  # τ of the template at inference
     config.eval.shots = 0  # retrieved examples at inference
+    config.eval.cached = True  # the template is read once; False reads it again at every request
     config.eval.max_new_tokens = 64
     config.eval.batch_rows = 64
     config.eval.temperature = 0.0  # 0 is greedy
@@ -132,8 +152,16 @@ _CHOICES: dict[str, tuple[str, ...]] = {
         "wikisql",
     ),
     "task.metric": ("exact", "bleu", "chrf", "bash_tokens", "nlc2cmd", "sql"),
-    "prompt.compressor": ("self_information", "truncation"),
-    "prompt.retriever": ("bm25", "random"),
+    "prompt.compressor": ("self_information", "llmlingua2", "truncation"),
+    "prompt.retriever": (
+        "bm25",
+        "dense",
+        "sentence_transformers",
+        "similarity_band",
+        "random",
+        "fixed",
+    ),
+    "prompt.similarity": ("bm25", "dense", "sentence_transformers"),
     "distill.teacher": ("base", "first_stage"),
     "adapter.soft_prompt_init": ("uniform", "vocabulary", "text", "file"),
     "train.decay": ("cosine", "linear", "constant"),
@@ -152,10 +180,13 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "task.max_train": _NOT_NEGATIVE,
     "task.max_test": _NOT_NEGATIVE,
     "prompt.max_shots": _NOT_NEGATIVE,
+    "prompt.similarity_quantile": _SHARE,
+    "prompt.fixed_shots": _list_of("whole numbers", int),
     "curriculum.keep_rates": _list_of("numbers", int | float),
     "curriculum.shots": _list_of("whole numbers", int),
     "curriculum.probe": _POSITIVE,
     "curriculum.patience": _POSITIVE,
+    "curriculum.smoothing": _NOT_NEGATIVE,
     "adapter.targets": _list_of("patterns", str),
     "adapter.rank": _POSITIVE,
     "adapter.dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
@@ -169,10 +200,13 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "train.weight_decay": _NOT_NEGATIVE,
     "train.clip": _POSITIVE,
     "train.balance_weight": _NOT_NEGATIVE,
+    "train.ce_weight": _NOT_NEGATIVE,
+    "train.prompt_loss_weight": _NOT_NEGATIVE,
     "train.log_every": _POSITIVE,
     "distill.weight": _NOT_NEGATIVE,
     "distill.shots": _NOT_NEGATIVE,
     "distill.temperature": _POSITIVE,
+    "distill.top_k": _NOT_NEGATIVE,
     "distill.unlabelled": _NOT_NEGATIVE,
     "checkpoint.every": _POSITIVE,
     "checkpoint.keep": _POSITIVE,
@@ -200,17 +234,13 @@ def validate(config: ConfigDict) -> ConfigDict:
         value = _get(config, field)
         if not holds(value):
             raise UserError(f"config.{field} is {value}; it must be {wanted}.")
-    if not config.adapter.targets and not config.adapter.soft_prompt:
-        raise UserError(
-            "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
-            "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt.",
-        )
     if config.adapter.init_from and config.adapter.soft_prompt_init == "file":
         raise UserError(
             "config.adapter.init_from and config.adapter.soft_prompt_file would both set the soft "
             "prompt.",
             "Leave config.adapter.soft_prompt_init at another value than 'file'.",
         )
+    _check_prompt(config.prompt)
     if config.task.chat:
         for field in ("query_format", "completion_format", "example_end"):
             if config.task[field] != default_config().task[field]:
@@ -219,12 +249,7 @@ def validate(config: ConfigDict) -> ConfigDict:
                     "checkpoint's chat template takes its place.",
                     "Leave it out, or set config.task.chat=False.",
                 )
-    if config.distill.unlabelled and not config.distill.weight:
-        raise UserError(
-            f"config.distill.unlabelled is {config.distill.unlabelled}, but config.distill.weight "
-            "is 0: without distillation nothing is learned from them.",
-            "Set config.distill.weight (e.g. 1.0), or config.distill.unlabelled=0.",
-        )
+    check_losses(config)
     if config.eval.samples > 1 and not config.eval.temperature:
         raise UserError(
             f"config.eval.samples is {config.eval.samples} at config.eval.temperature=0: all would "
@@ -237,6 +262,44 @@ def validate(config: ConfigDict) -> ConfigDict:
             f"config.train.accumulate={config.train.accumulate}."
         )
     return config
+
+
+def _check_prompt(prompt: ConfigDict) -> None:
+    """Refuses choices that the chosen compressor or retriever would pass over in silence."""
+    defaults = default_config().prompt
+    for field, kind in (
+        ("similarity", "similarity_band"),
+        ("similarity_quantile", "similarity_band"),
+        ("fixed_shots", "fixed"),
+    ):
+        value, default = prompt[field], defaults[field]
+        same = list(value) == list(default) if isinstance(default, tuple) else value == default
+        if not same and prompt.retriever != kind:
+            raise UserError(
+                f"config.prompt.{field} is {prompt[field]!r}, but config.prompt.retriever is "
+                f"{prompt.retriever!r}, which has no use for it.",
+                f"Set config.prompt.retriever={kind}, or leave {field} out.",
+            )
+    if prompt.compressor == "llmlingua2" and prompt.ladder:
+        raise UserError(
+            f"config.prompt.ladder is {prompt.ladder!r} and config.prompt.compressor 'llmlingua2': "
+            "both would write the template's texts.",
+            "Leave one of them out.",
+        )
+    for field, user in (
+        ("llmlingua_model", ("compressor", "llmlingua2")),
+        ("sentence_model", ("retriever", "sentence_transformers")),
+    ):
+        if not prompt[field] and prompt[user[0]] == user[1]:
+            raise UserError(
+                f"config.prompt.{field} is empty, but config.prompt.{user[0]} is {user[1]!r}.",
+                "Give a folder or a name on the hub.",
+            )
+
+
+def trains(config: ConfigDict) -> bool:
+    """Whether the config trains anything; without LoRA and soft prompt it is the base as it is."""
+    return bool(config.adapter.targets or config.adapter.soft_prompt)
 
 
 def _check_fields(config: ConfigDict, known: ConfigDict, path: str) -> None:

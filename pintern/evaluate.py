@@ -1,6 +1,7 @@
-"""Scores a run's checkpoint on the test set.
+"""Scores a run's checkpoint, or the base as it is, on the test set.
 
     python -m pintern.evaluate --workdir=runs/first
+    python -m pintern.evaluate --config=experiments/arms/icl.py
 
 By default the prompt is what the config says for inference: the query alone. `--base` switches the
 adapter off, and `--keep_rate=1 --shots=2` puts the prompt back, so that in-context learning is
@@ -9,17 +10,23 @@ measured by the same code. Predictions and scores go to eval/<step>/ in the run'
 `--samples=20 --temperature=0.8` draws several answers to each example; their scores are averaged,
 and for right-or-wrong metrics pass@k is told.
 
-`--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config` the
-run's folder needn't be there: it is made, and holds evaluations of `--adapter` or `--base` alone.
+`--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config`, and
+one of `--adapter`, `--base` or a config that trains nothing, no run is needed: `--workdir` is then
+made and holds these evaluations, and without it nothing is written. The `--config` of a run that is
+there may differ from the run's own in `eval`.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pintern import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; the latest by default.")
 BASE = flags.DEFINE_boolean("base", False, "Score the base model, adapter off.")
 ADAPTER = flags.DEFINE_string(
@@ -32,24 +39,9 @@ TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling; default: con
 
 
 def main(_: list[str]) -> None:
-    """Scores the checkpoint that the flags name."""
-    workdir = Path(WORKDIR.value)
-    from pintern.errors import UserError
-    from pintern.training.workdir import claim, read_config
-
-    trained = not BASE.value and ADAPTER.value is None
-    if BASE.value and ADAPTER.value is not None:
-        raise UserError("--base switches the adapter off; --adapter names one. Give one of them.")
-    if flags.FLAGS.config is None:
-        config = read_config(workdir)
-    elif trained:
-        raise UserError(
-            "--config with a run's checkpoint: the run has its own config.",
-            "Leave --config out, or name what to score by --adapter or --base.",
-        )
-    else:
-        config = cli.config_from_flags()
-        claim(workdir, config)
+    """Scores what the flags name."""
+    workdir = Path(WORKDIR.value) if WORKDIR.value else None
+    config, trained = _scored(workdir)
     if KEEP_RATE.value is not None:
         config.eval.keep_rate = KEEP_RATE.value
     if SHOTS.value is not None:
@@ -71,18 +63,21 @@ def main(_: list[str]) -> None:
         adapter = read_adapter(ADAPTER.value, parts.checkpoint)
         # The context has to hold this one's virtual tokens, and not those of the run's own.
         config.adapter.soft_prompt = adapter.num_virtual_tokens
-    prompt = InferencePrompt(config.eval.keep_rate, config.eval.shots)
+    prompt = InferencePrompt.of(config)
     requests = len(parts.prompts.task.test) * config.eval.samples
     with Progress("evaluate", requests, unit="request") as bar:
         found = evaluate(parts, adapter, prompt, progress=bar.advance)
-    name = "base" if BASE.value else str(step)
+    name = str(step) if trained else "base"
     if ADAPTER.value is not None:
         name = f"adapter-{Path(ADAPTER.value).resolve().name}"
     if prompt.keep_rate or prompt.shots:
         name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
+    if not prompt.cached:
+        name += "-uncached"
     if config.eval.samples > 1:
         name += f"-samples{config.eval.samples}"
-    write_evaluation(workdir / "eval" / name, found, prompt)
+    if workdir is not None:
+        write_evaluation(workdir / "eval" / name, found, prompt)
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
     bounds = ""
@@ -99,7 +94,34 @@ def main(_: list[str]) -> None:
         f"prompt tokens per request: {found.template + found.examples + found.query:.1f} "
         f"(template {found.template:.0f}, examples {found.examples:.1f}, query {found.query:.1f})"
     )
-    print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}")
+    if workdir is not None:
+        print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}")
+
+
+def _scored(workdir: Path | None) -> "tuple[ConfigDict, bool]":
+    """The config, and whether a run's checkpoint is scored (else the base, or `--adapter`)."""
+    from pintern.config import trains
+    from pintern.errors import UserError
+    from pintern.training.workdir import check_config, claim, read_config
+
+    if BASE.value and ADAPTER.value is not None:
+        raise UserError("--base switches the adapter off; --adapter names one. Give one of them.")
+    given = flags.FLAGS.config is not None
+    if not given and workdir is None:
+        raise UserError("Give --workdir=RUN, or --config=EXPERIMENT.", "See --help.")
+    config = cli.config_from_flags() if given else read_config(workdir)
+    trained = trains(config) and not BASE.value and ADAPTER.value is None
+    if trained and workdir is None:
+        raise UserError(
+            f"The config of {config.name!r} trains an adapter, and no run of it is named.",
+            "Train it (python -m pintern.train, the same --config and a --workdir), then give "
+            "--workdir here; or score --base.",
+        )
+    if given and trained:
+        check_config(workdir, config, besides=("eval.",))
+    elif given and workdir is not None:
+        claim(workdir, config)
+    return config, trained
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context
@@ -35,6 +36,11 @@ class InferencePrompt:
     keep_rate: float
     shots: int
     cached: bool = True
+
+    @classmethod
+    def of(cls, config: ConfigDict) -> InferencePrompt:
+        """What a config serves behind."""
+        return cls(config.eval.keep_rate, config.eval.shots, config.eval.cached)
 
 
 @dataclasses.dataclass(frozen=True)
