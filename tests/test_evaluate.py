@@ -47,6 +47,26 @@ def test_a_run_is_scored_and_written_down(tmp_path):
     assert 1 <= tokens["output"] <= parts.config.eval.max_new_tokens + 1
 
 
+def test_further_metrics_are_written_beside_the_first(tmp_path):
+    parts, adapter, _ = restored()
+    task = dataclasses.replace(
+        parts.prompts.task,
+        further_metrics=("bleu", "exact"),
+        metric_options={"tokenize": "char"},
+    )
+    parts = dataclasses.replace(parts, prompts=dataclasses.replace(parts.prompts, task=task))
+    found = evaluate(parts, adapter, ALONE)
+    write_evaluation(tmp_path, found, ALONE)
+    further = json.loads((tmp_path / "scores.json").read_text())["further"]
+    assert "tok:char" in further["bleu"]["signature"]
+    predictions = tiny.lines(tmp_path / "predictions.jsonl")
+    right = [100.0 * (p["prediction"] == p["gold"]) for p in predictions]
+    assert [p["exact"] for p in predictions] == right
+    assert further["exact"]["score"] == pytest.approx(sum(right) / len(right))
+    assert sum(further["exact"]["reasons"].values()) == len(predictions)
+    assert all(0 <= p["bleu"] <= 100.001 for p in predictions)
+
+
 def test_earlier_checkpoints_can_be_scored_and_absent_ones_are_told():
     assert restored(step=6)[2] == 6
     with pytest.raises(UserError, match=r"no checkpoint of step 7\. There are: 6, 8"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import json
 import re
 import tempfile
@@ -162,7 +163,8 @@ def read_jsonl(path: Path) -> list[Row]:
 
 def _read_table(path: Path, delimiter: str) -> list[Row]:
     # Not `datasets`, whose reader guesses types: here `007` stays text.
-    lines = csv.DictReader(read_text(path).splitlines(keepends=True), delimiter=delimiter)
+    # `newline=""`: characters inside a field that Python takes for line ends are none.
+    lines = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     rows = []
     for row in lines:
         if None in row or None in row.values():
