@@ -26,6 +26,7 @@ from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
 from pintern.training.step import (
     Teacher,
+    TrainBatch,
     TrainState,
     learning_rate,
     loss_options,
@@ -58,12 +59,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     Raises:
       UserError: see the callees; also a config that trains nothing, or a loss that is not finite.
     """
-    if not trains(config):
-        raise UserError(
-            "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
-            "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt; or score "
-            "the base as it is: python -m pintern.evaluate with the same --config.",
-        )
+    check_trains(config)
     # ── the run and its parts ──
     resumed = claim(workdir, config)
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
@@ -79,7 +75,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     # ── data, and the teacher; one that is the student itself comes after the first stage ──
     awaited = config.distill.weight > 0 and config.distill.teacher == "first_stage"
     teacher = base_teacher(parts) if config.distill.weight > 0 and not awaited else None
-    data = _load_data(parts, workdir, teacher)
+    data = load_data(parts, workdir, teacher)
 
     # ── state ──
     optimizer = make_optimizer(config.train)
@@ -110,7 +106,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     prepared: int | None = None
     with (
         closing(programs),
-        _sigterm() as stop,
+        sigterm() as stop,
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
         while step < config.train.steps and not stop:
@@ -128,7 +124,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 _flush(pending, recorder, programs, data, checkpoints)
                 with bar.paused():
                     teacher = first_stage_teacher(parts, workdir, step, state)
-                    data = _load_data(parts, workdir, teacher)
+                    data = load_data(parts, workdir, teacher)
                 awaited, prepared = False, None
             if number != prepared:
                 wanted = curriculum.levels_of_stage(step, stage)
@@ -142,18 +138,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             program = programs.get((teacher is not None, shape))
             key = jax.random.fold_in(root, step)
             state, metrics = program(state, base, batch, teacher, key)
-            pending.append(
-                {
-                    "step": step,
-                    "keep_rate": level.keep_rate,
-                    "shots": level.shots,
-                    "prompt_tokens": _prompt_tokens(batch),
-                    "tokens": int(batch.student.prefix_valid.sum() + batch.student.row_valid.sum()),
-                    "padding": round(padding, 4),
-                    "learning_rate": float(rates(step)),
-                    **metrics,
-                }
-            )
+            row = step_row(step, level, batch, padding, float(rates(step)))
+            pending.append(row | metrics)
             step += 1
             save = step % config.checkpoint.every == 0
             if save or step % config.train.log_every == 0:
@@ -170,7 +156,17 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     return step >= config.train.steps
 
 
-def _load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingData:
+def check_trains(config: ConfigDict) -> None:
+    """Refuses a config with neither LoRA nor a soft prompt."""
+    if not trains(config):
+        raise UserError(
+            "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
+            "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt; or score "
+            "the base as it is: python -m pintern.evaluate with the same --config.",
+        )
+
+
+def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingData:
     """The labelled pairs, and with a teacher the queries of the log that it answers."""
     config = parts.config
     answered = []
@@ -197,7 +193,22 @@ def _keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveStat
     kept.close()
 
 
-def _prompt_tokens(batch: Any) -> float:
+def step_row(
+    step: int, level: Level, batch: TrainBatch, padding: float, rate: float
+) -> dict[str, Any]:
+    """What is known of a step before its metrics are."""
+    return {
+        "step": step,
+        "keep_rate": level.keep_rate,
+        "shots": level.shots,
+        "prompt_tokens": _prompt_tokens(batch),
+        "tokens": int(batch.student.prefix_valid.sum() + batch.student.row_valid.sum()),
+        "padding": round(padding, 4),
+        "learning_rate": rate,
+    }
+
+
+def _prompt_tokens(batch: TrainBatch) -> float:
     """Mean tokens in front of the completion: prefix, and the row's own less its targets."""
     rows = batch.student
     in_row = rows.row_valid.sum(-1).mean() - rows.target_weights.sum(-1).mean()
@@ -219,23 +230,32 @@ def _flush(
     """
     for row in pending:
         row.update({k: float(v) for k, v in row.items() if isinstance(v, jax.Array)})
-        if not np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all():
-            indices = data.indices(row["step"])
+        if not is_finite(row):
             checkpoints.discard(row["step"])
-            raise UserError(
-                f"The loss at step {row['step']} is {row['loss']} (gradient norm "
-                f"{row['grad_norm']}); its batch holds training examples "
-                f"{', '.join(str(i + 1) for i in indices)}.",
-                "The last good checkpoint is kept. Lower config.train.learning_rate, or look at "
-                "these examples.",
-            )
+            raise UserError(*not_finite(row, data))
         recorder.write(row)
     recorder.timing(programs)
     pending.clear()
 
 
+def is_finite(row: dict[str, Any]) -> bool:
+    """Whether a step's metrics are numbers: no NaN, nothing infinite."""
+    return bool(np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all())
+
+
+def not_finite(row: dict[str, Any], data: TrainingData) -> tuple[str, str]:
+    """What is told of a step whose metrics aren't finite, and the mend."""
+    examples = ", ".join(str(i + 1) for i in data.indices(row["step"]))
+    return (
+        f"The loss at step {row['step']} is {row['loss']} (gradient norm {row['grad_norm']}); its "
+        f"batch holds training examples {examples}.",
+        "The last good checkpoint is kept. Lower config.train.learning_rate, or look at these "
+        "examples.",
+    )
+
+
 @contextmanager
-def _sigterm() -> Iterator[list[int]]:
+def sigterm() -> Iterator[list[int]]:
     """A list that stays empty until SIGTERM (or SIGINT) asks to stop."""
     received: list[int] = []
     signals = (signal.SIGTERM, signal.SIGINT)
