@@ -7,6 +7,9 @@ By default the prompt is what the config says for inference: the query alone. `-
 adapter off, and `--keep_rate=1 --shots=2` puts the prompt back, so that in-context learning is
 measured by the same code. Predictions and scores go to eval/<step>/ in the run's folder.
 
+`--samples=20 --temperature=0.8` draws several answers to each example; their scores are averaged,
+and for right-or-wrong metrics pass@k is told.
+
 `--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config`, and
 one of `--adapter`, `--base` or a config that trains nothing, no run is needed: `--workdir` is then
 made and holds these evaluations, and without it nothing is written. The `--config` of a run that is
@@ -31,6 +34,8 @@ ADAPTER = flags.DEFINE_string(
 )
 KEEP_RATE = flags.DEFINE_float("keep_rate", None, "τ of the template; default: config.eval.")
 SHOTS = flags.DEFINE_integer("shots", None, "Retrieved examples; default: config.eval.")
+SAMPLES = flags.DEFINE_integer("samples", None, "Answers per example; default: config.eval.")
+TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling; default: config.eval.")
 
 
 def main(_: list[str]) -> None:
@@ -41,6 +46,10 @@ def main(_: list[str]) -> None:
         config.eval.keep_rate = KEEP_RATE.value
     if SHOTS.value is not None:
         config.eval.shots = SHOTS.value
+    if SAMPLES.value is not None:
+        config.eval.samples = SAMPLES.value
+    if TEMPERATURE.value is not None:
+        config.eval.temperature = TEMPERATURE.value
 
     from pintern.config import validate
     from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
@@ -55,7 +64,8 @@ def main(_: list[str]) -> None:
         # The context has to hold this one's virtual tokens, and not those of the run's own.
         config.adapter.soft_prompt = adapter.num_virtual_tokens
     prompt = InferencePrompt.of(config)
-    with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
+    requests = len(parts.prompts.task.test) * config.eval.samples
+    with Progress("evaluate", requests, unit="request") as bar:
         found = evaluate(parts, adapter, prompt, progress=bar.advance)
     name = str(step) if trained else "base"
     if ADAPTER.value is not None:
@@ -64,6 +74,8 @@ def main(_: list[str]) -> None:
         name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
     if not prompt.cached:
         name += "-uncached"
+    if config.eval.samples > 1:
+        name += f"-samples{config.eval.samples}"
     if workdir is not None:
         write_evaluation(workdir / "eval" / name, found, prompt)
     if parts.prompts.task.note:
@@ -74,6 +86,10 @@ def main(_: list[str]) -> None:
     print(f"{found.scores.name} {found.scores.value:.1f}{bounds}, {name}")
     for slice_name, scores in found.slices.items():
         print(f"  {slice_name}: {scores.value:.1f}")
+    for metric, scores in found.further.items():
+        print(f"{metric} {scores.value:.1f}")
+    for k, value in found.pass_at.items():
+        print(f"pass@{k} {value:.1f}")
     print(
         f"prompt tokens per request: {found.template + found.examples + found.query:.1f} "
         f"(template {found.template:.0f}, examples {found.examples:.1f}, query {found.query:.1f})"

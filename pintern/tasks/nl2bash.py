@@ -47,6 +47,7 @@ def nl2bash_task(folder: str, seed: int) -> Task:
         train=_examples(train, "train"),
         test=_examples(test, "test"),
         metric="bleu",
+        further_metrics=("bash_tokens", "nlc2cmd"),
         note=(
             f"NL2Bash: {len(pairs)} pairs read, {len(pairs) - len(distinct)} duplicates and "
             f"{len(distinct) - len(kept)} pairs with a task above {MAX_QUERY} or a command above "

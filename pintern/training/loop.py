@@ -17,7 +17,6 @@ from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
 from pintern.progress import Progress
-from pintern.prompts.ladder import write_ladder
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
@@ -66,7 +65,9 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_base(workdir, parts.checkpoint)
-    write_ladder(workdir / "prompts", parts.prompts.ladder)
+    parts.prompts.write(workdir / "prompts")
+    if not resumed:
+        print(parts.prompts.schedule_table())
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
     graph, base = split_decoder(parts.checkpoint)

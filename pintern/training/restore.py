@@ -31,12 +31,18 @@ def restore_run(
         check_base(workdir, parts.checkpoint)
     if base or not trains(config):
         return parts, None, 0
+    return parts, *restore_adapter(workdir, parts, step)
+
+
+def restore_adapter(workdir: Path, parts: Parts, step: int | None = None) -> tuple[Adapter, int]:
+    """Adapter and step of a checkpoint (the latest without `step`) of the run with these parts."""
     adapter = fresh_adapter(parts)
+    config = parts.config
     template = TrainState(adapter, make_optimizer(config.train).init(adapter))
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, writes=False)
     found, state, _ = checkpoints.restore(template, step)
     checkpoints.close()
-    return parts, state.adapter, found
+    return state.adapter, found
 
 
 def stage_adapters(workdir: Path, parts: Parts) -> list[tuple[int, Adapter]]:
