@@ -81,10 +81,14 @@ def company_fields(number: int, *, partial: bool = False) -> dict[str, object]:
       number: which company.
       partial: behind the template that tells half of the schema.
     """
-    folder = company_folder(number)
+    return fields_of(company_folder(number), "partial.txt" if partial else "template.txt")
+
+
+def fields_of(folder: Path, template: str) -> dict[str, object]:
+    """As `company_fields`, of a company's folder and one of its templates."""
     return {
         "task.kind": "files",
-        "task.template": str(folder / ("partial.txt" if partial else "template.txt")),
+        "task.template": str(folder / template),
         "task.train": str(folder / "train.jsonl"),
         "task.test": str(folder / "test.jsonl"),
         "task.database": str(folder / "company.sqlite"),

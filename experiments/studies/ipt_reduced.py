@@ -14,9 +14,10 @@ there is nothing left to learn.
 """
 
 from experiments.companies.task import NAMES, company_fields
+from experiments.studies.ipt import FINDINGS
 from experiments.studies.rows import ICL, row
 from pintern.studies.diagnostics import Transfer
-from pintern.studies.study import Lines, PaperTable, Row, Study
+from pintern.studies.study import Lines, Row, Study
 
 # The paper has about 25 and 100 vectors at widths of 1536 and more; the bundled model's is 192.
 SHORT, LONG = 8, 25
@@ -36,17 +37,6 @@ TRAINING = {
     "train.warmup": 0.1,
     "checkpoint.every": 100,
 }
-
-FINDINGS = PaperTable(
-    source="Prompt tuning, in-context learning and both (2302.11521)",
-    columns=("finding",),
-    rows={
-        "1": ("PT and IPT beat ICL; IPT beats PT only where the demonstration is similar",),
-        "2": ("PT varies a lot over seeds, IPT less, on all five tasks",),
-        "3": ("soft prompts transfer when paired with demonstrations of the target task",),
-    },
-    note="What the paper finds, in words: its tables were not read in a public source.",
-)
 
 
 def get_study() -> Study:
