@@ -9,7 +9,7 @@ from experiments.companies import task as companies
 from experiments.company.schema import draws_on
 from experiments.studies import ipt, ipt_reduced
 from pintern.config import default_config, validate
-from pintern.evaluation.metrics import score
+from pintern.evaluation.metrics import score_predictions
 from pintern.studies.study import cells_of, lay_over
 from pintern.tasks import load_task
 
@@ -58,7 +58,7 @@ def test_gold_answers_score_all(folders):
         task = loaded(folder)
         golds = [example.completion for example in task.test]
         assert len(golds) == companies.TEST
-        assert score("sql", golds, golds, database=task.database).value == 100.0
+        assert score_predictions("sql", golds, golds, database=task.database).value == 100.0
 
 
 def test_no_answer_of_the_test_is_shown(folders):
@@ -128,7 +128,8 @@ def test_full_size_study():
     assert len(cells) == 7 * 5 * 3 * 3
     for cell in cells:
         fields = cell.arm.config
-        assert fields.adapter.soft_prompt == (cell.factors.get("P") or 0)
+        assert cell.arm.trained == bool(fields.adapter.soft_prompt)
         if cell.arm.trained:
+            assert f"P={fields.adapter.soft_prompt}" in cell.arm.name
             assert fields.curriculum.shots == (fields.eval.shots,)
         assert (fields.eval.shots == 0) == cell.arm.name.startswith("PT")

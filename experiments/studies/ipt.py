@@ -13,7 +13,7 @@ from pintern.arms import Arm, arm_of
 from pintern.studies.diagnostics import Transfer
 from pintern.studies.study import Lines, Measure, PaperTable, Row, Study, lay_over
 
-LENGTHS = (25, 100)
+SHORT, LONG = 25, 100
 # Of the similarities of a query to the labelled pairs; 1 is the nearest, which is plain IPT.
 QUANTILES = (0.5, 0.0)
 # The longest answers of each set are cut at this.
@@ -52,32 +52,14 @@ def get_study(data: str = "../shared/data") -> Study:
             "is a soft prompt of use on another task?"
         ),
         rows=(
-            _row("ICL, 1 example", {"adapter.soft_prompt": 0}),
-            *(_row(f"PT, P={length}", _without_example(length)) for length in LENGTHS[1:]),
-            *(_row(f"IPT, P={length}", {"adapter.soft_prompt": length}) for length in LENGTHS[1:]),
+            _row("ICL", 0),
             _row(
-                f"PT, P={LENGTHS[0]}",
-                _without_example(LENGTHS[0]),
-                measures=(Transfer(), Transfer(shots=1, name="transfer_with_example")),
+                "PT", SHORT, measures=(Transfer(), Transfer(shots=1, name="transfer_with_example"))
             ),
-            _row(
-                f"IPT, P={LENGTHS[0]}",
-                {"adapter.soft_prompt": LENGTHS[0]},
-                measures=(Transfer(),),
-                similarity=1.0,
-            ),
-            *(
-                _row(
-                    f"IPT, P={LENGTHS[0]}, similarity {quantile:g}",
-                    {
-                        "adapter.soft_prompt": LENGTHS[0],
-                        "prompt.retriever": "similarity_band",
-                        "prompt.similarity_quantile": quantile,
-                    },
-                    similarity=quantile,
-                )
-                for quantile in QUANTILES
-            ),
+            _row("IPT", SHORT, similarity=1.0, measures=(Transfer(),)),
+            *(_row("IPT", SHORT, similarity=quantile) for quantile in QUANTILES),
+            _row("PT", LONG),
+            _row("IPT", LONG),
         ),
         tasks={
             TITLES[kind]: {
@@ -92,9 +74,12 @@ def get_study(data: str = "../shared/data") -> Study:
             "OPT-1.3B": {"model.path": "facebook/opt-1.3b"},
             "GPT-2-XL": {"model.path": "openai-community/gpt2-xl"},
         },
-        reference=f"PT, P={LENGTHS[0]}",
+        reference=f"PT, P={SHORT}",
         paper=(FINDINGS,),
-        lines=(Lines("similarity", "", "Score over the similarity of the demonstration"),),
+        lines=(
+            Lines("similarity", "method", "Score over the similarity of the demonstration"),
+            Lines("P", "tuned", "Score over the length of the soft prompt"),
+        ),
         notes=(
             "Seeds, learning rate and steps aren't public: three seeds, 3,000 steps of 16 rows at "
             "1e-2 stand in. `experiments/ipt/variance.py` sweeps rate × initialisation × seed.",
@@ -103,21 +88,41 @@ def get_study(data: str = "../shared/data") -> Study:
     )
 
 
-def _without_example(length: int) -> dict[str, object]:
-    return {"adapter.soft_prompt": length, "curriculum.shots": (0,), "eval.shots": 0}
-
-
 def _row(
-    name: str,
-    changes: dict[str, object],
+    method: str,
+    length: int,
     *,
-    measures: tuple[Measure, ...] = (),
     similarity: float | None = None,
+    measures: tuple[Measure, ...] = (),
 ) -> Row:
+    """One arm.
+
+    Args:
+      method: ICL, PT or IPT; PT has no demonstration, neither in training nor at inference.
+      length: virtual tokens.
+      similarity: quantile of the demonstration, in training too; None is the nearest, and no point
+        of the plot over similarity.
+      measures: of this row.
+    """
+    name = f"{method}, P={length}" if length else f"{method}, 1 example"
+    changes: dict[str, object] = {"adapter.soft_prompt": length, "prompt.retriever": "dense"}
+    if method == "PT":
+        changes |= {"curriculum.shots": (0,), "eval.shots": 0}
+    factors: dict[str, str | float] = {}
+    if similarity is not None:
+        factors = {"similarity": similarity, "method": name}
+    if length and similarity in (None, 1.0):
+        factors |= {"P": length, "tuned": method}
+    if similarity is not None and similarity < 1.0:  # the band's head is the dense retriever
+        name += f", similarity {similarity:g}"
+        changes |= {
+            "prompt.retriever": "similarity_band",
+            "prompt.similarity_quantile": similarity,
+        }
+
     def make(seed: int) -> Arm:
         config = ipt_config("totto")  # the study's tasks take its place
-        lay_over(config, {"prompt.retriever": "dense", **changes})
+        lay_over(config, changes)
         return arm_of(config, seed=seed, name=name)
 
-    factors = {} if similarity is None else {"similarity": similarity}
     return Row(make, factors, measures=measures)
