@@ -8,13 +8,26 @@ measured by the same code. Predictions and scores go to eval/<step>/ in the run'
 
 `--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config` the
 run's folder needn't be there: it is made, and holds evaluations of `--adapter` or `--base` alone.
+
+`--watch` stands beside a run that trains, here or on another machine that sees its folder, and
+scores each checkpoint as it comes; it ends when the last one is scored. SIGTERM ends it at once,
+SIGUSR1 tells it that training has ended: it scores what is left.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pintern import cli
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from pintern.adapters.adapter import Adapter
+    from pintern.assemble import Parts
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; the latest by default.")
@@ -24,11 +37,18 @@ ADAPTER = flags.DEFINE_string(
 )
 KEEP_RATE = flags.DEFINE_float("keep_rate", None, "τ of the template; default: config.eval.")
 SHOTS = flags.DEFINE_integer("shots", None, "Retrieved examples; default: config.eval.")
+WATCH = flags.DEFINE_boolean("watch", False, "Score each checkpoint of a run as it comes.")
+POLL = flags.DEFINE_float(
+    "poll", 5.0, "Seconds between looks for a new checkpoint, with --watch.", lower_bound=0.0
+)
 
 
 def main(_: list[str]) -> None:
-    """Scores the checkpoint that the flags name."""
+    """Scores the checkpoint that the flags name, or with `--watch` each as it comes."""
     workdir = Path(WORKDIR.value)
+    if WATCH.value:
+        _watch(workdir)
+        return
     from pintern.errors import UserError
     from pintern.training.workdir import claim, read_config
 
@@ -45,31 +65,77 @@ def main(_: list[str]) -> None:
     else:
         config = cli.config_from_flags()
         claim(workdir, config)
-    if KEEP_RATE.value is not None:
-        config.eval.keep_rate = KEEP_RATE.value
-    if SHOTS.value is not None:
-        config.eval.shots = SHOTS.value
+    _apply_prompt(config)
 
-    from pintern.config import validate
-    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
     from pintern.interop.read import read_adapter
-    from pintern.progress import Progress
     from pintern.training.restore import restore_run
 
-    validate(config)
     parts, adapter, step = restore_run(workdir, config, STEP.value, base=not trained)
     if ADAPTER.value is not None:
         adapter = read_adapter(ADAPTER.value, parts.checkpoint)
         # The context has to hold this one's virtual tokens, and not those of the run's own.
         config.adapter.soft_prompt = adapter.num_virtual_tokens
-    prompt = InferencePrompt(config.eval.keep_rate, config.eval.shots)
-    with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
-        found = evaluate(parts, adapter, prompt, progress=bar.advance)
+    _score(workdir, parts, adapter, _name(config, step))
+
+
+def _watch(workdir: Path) -> None:
+    # Before the imports below, which take seconds: a launcher may signal from now on.
+    from pintern.evaluation.signals import Signals
+
+    signals = Signals()
+    from pintern.errors import UserError
+
+    given = {"--config": flags.FLAGS.config, "--step": STEP.value, "--adapter": ADAPTER.value}
+    wrong = [name for name, value in given.items() if value is not None] + ["--base"] * BASE.value
+    if wrong:
+        raise UserError(
+            f"--watch scores each checkpoint of the run; {wrong[0]} names something else.",
+            f"Leave out --watch or {wrong[0]}.",
+        )
+    from pintern.evaluation.watch import watch
+
+    complete = watch(
+        workdir,
+        signals,
+        prepare=_apply_prompt,
+        score=lambda parts, adapter, step: _score(
+            workdir, parts, adapter, _name(parts.config, step)
+        ),
+        name_of=_name,
+        poll=POLL.value,
+    )
+    print("The run's last step is scored." if complete else "Ended before the run's last step.")
+
+
+def _apply_prompt(config: ConfigDict) -> None:
+    """Puts the flags' inference prompt into the config, and checks it."""
+    from pintern.config import validate
+
+    if KEEP_RATE.value is not None:
+        config.eval.keep_rate = KEEP_RATE.value
+    if SHOTS.value is not None:
+        config.eval.shots = SHOTS.value
+    validate(config)
+
+
+def _name(config: ConfigDict, step: int) -> str:
+    """Folder in eval/ of what is scored."""
     name = "base" if BASE.value else str(step)
     if ADAPTER.value is not None:
         name = f"adapter-{Path(ADAPTER.value).resolve().name}"
-    if prompt.keep_rate or prompt.shots:
-        name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
+    if config.eval.keep_rate or config.eval.shots:
+        name += f"-tau{config.eval.keep_rate:g}-shots{config.eval.shots}"
+    return name
+
+
+def _score(workdir: Path, parts: Parts, adapter: Adapter | None, name: str) -> None:
+    """Scores an adapter, or the base, writes it to eval/ and prints it."""
+    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+    from pintern.progress import Progress
+
+    prompt = InferencePrompt(parts.config.eval.keep_rate, parts.config.eval.shots)
+    with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
+        found = evaluate(parts, adapter, prompt, progress=bar.advance)
     write_evaluation(workdir / "eval" / name, found, prompt)
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
@@ -83,7 +149,7 @@ def main(_: list[str]) -> None:
         f"prompt tokens per request: {found.template + found.examples + found.query:.1f} "
         f"(template {found.template:.0f}, examples {found.examples:.1f}, query {found.query:.1f})"
     )
-    print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}")
+    print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}", flush=True)
 
 
 if __name__ == "__main__":
