@@ -32,13 +32,15 @@ def default_config() -> ConfigDict:
     config.model.remat = False  # recompute activations in the backward pass: less memory
 
     config.task = ConfigDict()
-    config.task.kind = "company"  # company, files or nl2bash
-    config.task.data = ""  # nl2bash: folder with all.nl and all.cm
+    config.task.kind = "company"  # company, files, or a public set, see `pintern.tasks`
+    config.task.data = ""  # public sets and files: file, folder, or org/name[:config] on the hub
+    config.task.query_field = "query"  # files: of the rows in `data`
+    config.task.completion_field = "completion"  # likewise
     config.task.template = ""  # files: text file with the recurring prompt
     config.task.train = ""  # files: JSONL of {"query", "completion"}
     config.task.test = ""  # files: the same; empty splits off a fifth of `train`
     config.task.unlabelled = ""  # files: JSONL of {"query"}, for distillation; may be empty
-    config.task.metric = "exact"  # files: exact, bleu or sql
+    config.task.metric = "exact"  # files: exact, bleu, chrf, bash_tokens, nlc2cmd or sql
     config.task.database = ""  # files: SQLite file, for the metric sql
     config.task.query_format = "Question: {query}\nAnswer:"  # files
     config.task.completion_format = " {completion}"  # files
@@ -48,9 +50,17 @@ def default_config() -> ConfigDict:
     config.task.max_test = 0  # likewise
 
     config.prompt = ConfigDict()
-    config.prompt.compressor = "self_information"  # self_information or truncation
+    config.prompt.compressor = "self_information"  # self_information, llmlingua2 or truncation
+    # llmlingua2: a token classifier, a folder or a name on the hub
+    config.prompt.llmlingua_model = "microsoft/llmlingua-2-xlm-roberta-large-meetingbank"
     config.prompt.ladder = ""  # folder with a hand-written template-<rate>.txt for each level
-    config.prompt.retriever = "bm25"  # bm25 or random
+    # bm25, dense (states of the base), sentence_transformers, similarity_band, random or fixed
+    config.prompt.retriever = "bm25"
+    # sentence_transformers: a folder or a name on the hub
+    config.prompt.sentence_model = "sentence-transformers/all-MiniLM-L6-v2"
+    config.prompt.similarity = "dense"  # similarity_band: bm25, dense or sentence_transformers
+    config.prompt.similarity_quantile = 1.0  # similarity_band: 1 the most similar, 0 the least
+    config.prompt.fixed_shots = ()  # fixed: indices of labelled pairs; () is the first ones
     config.prompt.max_shots = 2  # K, retrieved examples at the fullest level
 
     config.curriculum = ConfigDict()
@@ -111,6 +121,7 @@ def default_config() -> ConfigDict:
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 100  # steps
     config.checkpoint.keep = 2
+    config.checkpoint.stages = False  # keep the state at each stage's end, in stages/
 
     config.eval = ConfigDict()
     config.eval.keep_rate = 0.0  # τ of the template at inference
@@ -119,16 +130,38 @@ def default_config() -> ConfigDict:
     config.eval.max_new_tokens = 64
     config.eval.batch_rows = 64
     config.eval.temperature = 0.0  # 0 is greedy
+    config.eval.samples = 1  # answers per example, drawn at the temperature: pass@k
+    config.eval.unconfined = False  # mbpp: run programs where the kernel can't confine them
     return config
 
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.quantize": ("none", "int8"),
-    "task.kind": ("company", "files", "nl2bash"),
-    "task.metric": ("exact", "bleu", "sql"),
-    "prompt.compressor": ("self_information", "truncation"),
-    "prompt.retriever": ("bm25", "random"),
+    "task.kind": (
+        "company",
+        "dart",
+        "files",
+        "logic2text",
+        "mbpp",
+        "mtop",
+        "nl2bash",
+        "nl2formula",
+        "spider",
+        "totto",
+        "wikisql",
+    ),
+    "task.metric": ("exact", "bleu", "chrf", "bash_tokens", "nlc2cmd", "sql"),
+    "prompt.compressor": ("self_information", "llmlingua2", "truncation"),
+    "prompt.retriever": (
+        "bm25",
+        "dense",
+        "sentence_transformers",
+        "similarity_band",
+        "random",
+        "fixed",
+    ),
+    "prompt.similarity": ("bm25", "dense", "sentence_transformers"),
     "distill.teacher": ("base", "first_stage"),
     "adapter.soft_prompt_init": ("uniform", "vocabulary", "text", "file"),
     "train.decay": ("cosine", "linear", "constant"),
@@ -147,6 +180,8 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "task.max_train": _NOT_NEGATIVE,
     "task.max_test": _NOT_NEGATIVE,
     "prompt.max_shots": _NOT_NEGATIVE,
+    "prompt.similarity_quantile": _SHARE,
+    "prompt.fixed_shots": _list_of("whole numbers", int),
     "curriculum.keep_rates": _list_of("numbers", int | float),
     "curriculum.shots": _list_of("whole numbers", int),
     "curriculum.probe": _POSITIVE,
@@ -180,6 +215,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eval.max_new_tokens": _POSITIVE,
     "eval.batch_rows": _POSITIVE,
     "eval.temperature": _NOT_NEGATIVE,
+    "eval.samples": _POSITIVE,
 }
 
 
@@ -204,6 +240,7 @@ def validate(config: ConfigDict) -> ConfigDict:
             "prompt.",
             "Leave config.adapter.soft_prompt_init at another value than 'file'.",
         )
+    _check_prompt(config.prompt)
     if config.task.chat:
         for field in ("query_format", "completion_format", "example_end"):
             if config.task[field] != default_config().task[field]:
@@ -213,12 +250,51 @@ def validate(config: ConfigDict) -> ConfigDict:
                     "Leave it out, or set config.task.chat=False.",
                 )
     check_losses(config)
+    if config.eval.samples > 1 and not config.eval.temperature:
+        raise UserError(
+            f"config.eval.samples is {config.eval.samples} at config.eval.temperature=0: all would "
+            "be the same.",
+            "Set config.eval.temperature (e.g. 0.8), or config.eval.samples=1.",
+        )
     if config.train.batch_rows % config.train.accumulate:
         raise UserError(
             f"config.train.batch_rows={config.train.batch_rows} is not a multiple of "
             f"config.train.accumulate={config.train.accumulate}."
         )
     return config
+
+
+def _check_prompt(prompt: ConfigDict) -> None:
+    """Refuses choices that the chosen compressor or retriever would pass over in silence."""
+    defaults = default_config().prompt
+    for field, kind in (
+        ("similarity", "similarity_band"),
+        ("similarity_quantile", "similarity_band"),
+        ("fixed_shots", "fixed"),
+    ):
+        value, default = prompt[field], defaults[field]
+        same = list(value) == list(default) if isinstance(default, tuple) else value == default
+        if not same and prompt.retriever != kind:
+            raise UserError(
+                f"config.prompt.{field} is {prompt[field]!r}, but config.prompt.retriever is "
+                f"{prompt.retriever!r}, which has no use for it.",
+                f"Set config.prompt.retriever={kind}, or leave {field} out.",
+            )
+    if prompt.compressor == "llmlingua2" and prompt.ladder:
+        raise UserError(
+            f"config.prompt.ladder is {prompt.ladder!r} and config.prompt.compressor 'llmlingua2': "
+            "both would write the template's texts.",
+            "Leave one of them out.",
+        )
+    for field, user in (
+        ("llmlingua_model", ("compressor", "llmlingua2")),
+        ("sentence_model", ("retriever", "sentence_transformers")),
+    ):
+        if not prompt[field] and prompt[user[0]] == user[1]:
+            raise UserError(
+                f"config.prompt.{field} is empty, but config.prompt.{user[0]} is {user[1]!r}.",
+                "Give a folder or a name on the hub.",
+            )
 
 
 def trains(config: ConfigDict) -> bool:

@@ -173,7 +173,7 @@ def spread_over_seeds(
 
 def _evaluate(configs: Sequence[ConfigDict], outcomes: Sequence[Outcome]) -> dict[Path, float]:
     """Scores of the trained members on the test set, by folder; kept in `eval/<step>/`."""
-    from pintern.assemble import assemble_on, load_base
+    from pintern.assemble import assemble, load_base
     from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
     from pintern.progress import Progress
     from pintern.training.restore import restore_adapter
@@ -183,7 +183,7 @@ def _evaluate(configs: Sequence[ConfigDict], outcomes: Sequence[Outcome]) -> dic
     for config, outcome in zip(configs, outcomes, strict=True):
         if outcome.state != "trained":
             continue
-        parts = assemble_on(*base, config, prompts_directory=outcome.workdir / "prompts")
+        parts = assemble(config, prompts_directory=outcome.workdir / "prompts", base=base)
         adapter, step = restore_adapter(outcome.workdir, parts)
         prompt = InferencePrompt.of(config)
         count = len(parts.prompts.task.test)

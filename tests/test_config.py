@@ -41,6 +41,41 @@ def test_a_chat_template_takes_the_place_of_the_format():
 
 
 @pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"similarity_quantile": 0.5}, r"similarity_quantile is 0\.5.*retriever=similarity_band"),
+        ({"similarity": "bm25", "retriever": "dense"}, r"similarity is 'bm25'.*'dense'"),
+        ({"fixed_shots": (3, 1)}, r"fixed_shots is \(3, 1\).*retriever=fixed"),
+        ({"compressor": "llmlingua2", "ladder": "texts"}, r"'texts'.*'llmlingua2'.*both"),
+        ({"compressor": "llmlingua2", "llmlingua_model": ""}, r"llmlingua_model is empty"),
+        ({"retriever": "sentence_transformers", "sentence_model": ""}, "sentence_model is empty"),
+        ({"retriever": "similarity_band", "similarity_quantile": 1.5}, "between 0 and 1"),
+        ({"retriever": "fixed", "fixed_shots": (1.5,)}, "whole numbers"),
+    ],
+)
+def test_prompt_fields_that_disagree_are_named(fields, said):
+    config = default_config()
+    with config.prompt.ignore_type():
+        config.prompt.update(fields)
+    with pytest.raises(UserError, match=said):
+        validate(config)
+
+
+def test_prompt_fields_that_agree_are_taken():
+    for fields in (
+        {"retriever": "similarity_band", "similarity": "bm25", "similarity_quantile": 0.25},
+        {"retriever": "fixed", "fixed_shots": (3, 1)},
+        {"retriever": "fixed", "fixed_shots": []},
+        {"fixed_shots": []},
+        {"compressor": "llmlingua2", "retriever": "sentence_transformers"},
+    ):
+        config = default_config()
+        with config.prompt.ignore_type():
+            config.prompt.update(fields)
+        assert validate(config) is config
+
+
+@pytest.mark.parametrize(
     ("path", "value", "said"),
     [
         ("train.step", 5, r"config\.train\.step is not a field.*train\.steps"),
@@ -65,6 +100,8 @@ def test_a_chat_template_takes_the_place_of_the_format():
         ("distill.top_k", -1, r"config\.distill\.top_k is -1"),
         ("train.accumulate", 3, r"batch_rows=16 is not a multiple of .*accumulate=3"),
         ("distill.unlabelled", 10, r"config\.distill\.weight"),
+        ("eval.samples", 5, r"samples is 5 at config\.eval\.temperature=0: all would be the same"),
+        ("eval.samples", 0, r"config\.eval\.samples is 0"),
         (
             "model.quantize",
             "int4",

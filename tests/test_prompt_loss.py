@@ -151,17 +151,16 @@ def test_a_step_descends_the_weighted_mean_over_concatenations(accumulate):
                 weights += len(targets[g][r])
                 if not labelled[g, r]:
                     continue
-                embedded = jnp.concatenate(
-                    [adapter.soft_prompt, model(family).embed(np.concatenate([prefix, row]))]
-                )
+                sequence = jnp.asarray(np.concatenate([prefix, row]))
+                embedded = jnp.concatenate([adapter.soft_prompt, model(family).embed(sequence)])
                 positions = jnp.arange(len(embedded))
                 hidden, _ = model(family)(
                     embedded[None, None], positions[None, None], adapter=adapter
                 )
                 logits = model(family).logits(hidden[0, 0])
                 at = virtual + len(prefix) + slots[g][r]
-                nats += cross_entropy(logits[at], targets[g][r], jnp.ones(len(at)))
-                prompt = np.concatenate([prefix, row])[: len(prefix) + slots[g][r].min() + 1]
+                nats += cross_entropy(logits[at], jnp.asarray(targets[g][r]), jnp.ones(len(at)))
+                prompt = sequence[: len(prefix) + slots[g][r].min() + 1]
                 before = logits[virtual - 1 : virtual - 1 + len(prompt)]
                 nats += WEIGHT * cross_entropy(before, prompt, jnp.ones(len(prompt)))
                 weights += WEIGHT * len(prompt)

@@ -1,1 +1,1 @@
-"""Studies after 2302.11521: prompt tuning, in-context learning, and both."""
+"""IPT (2302.11521): soft prompt, retrieved demonstration and query, on the paper's tasks."""

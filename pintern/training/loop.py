@@ -17,7 +17,6 @@ from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
 from pintern.progress import Progress
-from pintern.prompts.ladder import write_ladder
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
@@ -66,7 +65,9 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_base(workdir, parts.checkpoint)
-    write_ladder(workdir / "prompts", parts.prompts.ladder)
+    parts.prompts.write(workdir / "prompts")
+    if not resumed:
+        print(parts.prompts.schedule_table())
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
     graph, base = split_decoder(parts.checkpoint)
@@ -115,8 +116,11 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
                 stage = curriculum.advance(step, stage, *scores)
             number = curriculum.stage_at(step, stage)
-            if config.train.reset_optimizer and curriculum.begins_stage(step, stage):
-                state = state._replace(optimizer=reset_moments(state.optimizer))
+            if curriculum.begins_stage(step, stage):
+                if config.checkpoint.stages:
+                    _keep_stage(workdir, step, state, stage)
+                if config.train.reset_optimizer:
+                    state = state._replace(optimizer=reset_moments(state.optimizer))
             if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, recorder, programs, data, checkpoints)
                 with bar.paused():
@@ -180,6 +184,14 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
         teacher_shots=config.distill.shots if teacher else None,
         labelled=config.train.ce_weight > 0 or config.distill.labelled,
     )
+
+
+def _keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
+    """Keeps the state that a stage ends with; a resumed run that comes by again finds the same."""
+    kept = Checkpoints(workdir / "stages", keep=step)
+    if step not in kept.steps:
+        kept.save(step, state, stage)
+    kept.close()
 
 
 def step_row(

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pintern.assemble import Parts, assemble_on, load_base, new_adapter, split_decoder
+from pintern.assemble import Parts, assemble, load_base, new_adapter, split_decoder
 from pintern.config import validate
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
@@ -214,7 +214,7 @@ def _assemble(
         # A fresh member's texts are the first one's, which lie in its folder by now.
         source = workdir if again or not made else workdirs[0]
         directory = source / "prompts" if again or made else None
-        parts = assemble_on(*shared, config, prompts_directory=directory)
+        parts = assemble(config, prompts_directory=directory, base=shared)
         first = made[0] if made else parts
         _check_same_template(first, parts, workdirs[0], workdir)
         if (

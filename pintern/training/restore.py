@@ -43,3 +43,15 @@ def restore_adapter(workdir: Path, parts: Parts, step: int | None = None) -> tup
     found, state, _ = checkpoints.restore(template, step)
     checkpoints.close()
     return state.adapter, found
+
+
+def stage_adapters(workdir: Path, parts: Parts) -> list[tuple[int, Adapter]]:
+    """Step and adapter at the end of each stage but the last, if `checkpoint.stages` kept them."""
+    if not (workdir / "stages").is_dir():
+        return []
+    adapter = fresh_adapter(parts)
+    template = TrainState(adapter, make_optimizer(parts.config.train).init(adapter))
+    kept = Checkpoints(workdir / "stages", writes=False)
+    found = [(step, kept.restore(template, step)[1].adapter) for step in kept.steps]
+    kept.close()
+    return found

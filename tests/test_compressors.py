@@ -1,18 +1,18 @@
 """Compressors: the asked rate is hit, words stay whole, the informative ones stay longest."""
 
 import re
+import sys
 
 import numpy as np
 import pytest
 from prompt_samples import TEMPLATE, TOKENIZERS, tiny_tokenizer, unigram_bits
 
+from pintern.config import _CHOICES
 from pintern.errors import UserError
-from pintern.prompts.compress import (
-    TOLERANCE,
-    SelfInformationCompressor,
-    TruncationCompressor,
-    keep_rate_of,
-)
+from pintern.prompts.compressors.make import COMPRESSORS, make_compressor
+from pintern.prompts.compressors.rates import TOLERANCE, keep_rate_of
+from pintern.prompts.compressors.self_information import SelfInformationCompressor
+from pintern.prompts.compressors.truncation import TruncationCompressor
 
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 MAKERS = {
@@ -95,9 +95,27 @@ def test_too_short_a_template_is_refused(make):
         make(tiny_tokenizer())(" \n ", 0.5)
 
 
-def test_truncation_keeps_the_head():
-    text = TruncationCompressor(tiny_tokenizer())(TEMPLATE, 0.4)
+@pytest.mark.parametrize("rate", RATES)
+def test_truncation_keeps_the_head_and_no_other_head_is_nearer(rate, tokenizer):
+    """A control spends the same budget as what it is compared with."""
+    text = TruncationCompressor(tokenizer)(TEMPLATE, rate)
     assert TEMPLATE.startswith(text.rstrip("\n"))
+    kept = len(text.split())
+    heads = [
+        "".join(re.findall(r"\s*\S+", TEMPLATE)[:count]) + "\n"
+        for count in range(max(1, kept - 3), kept + 4)
+    ]
+    distances = [abs(keep_rate_of(tokenizer, head, TEMPLATE) - rate) for head in heads]
+    assert abs(keep_rate_of(tokenizer, text, TEMPLATE) - rate) == min(distances)
+
+
+def test_compressors_at_one_rate_spend_alike(tokenizer):
+    for rate in RATES:
+        spent = [
+            keep_rate_of(tokenizer, make(tokenizer)(TEMPLATE, rate), TEMPLATE)
+            for make in MAKERS.values()
+        ]
+        assert abs(spent[0] - spent[1]) <= 0.01
 
 
 def test_least_informative_words_go_first():
@@ -173,3 +191,21 @@ def test_keep_rate_of():
     assert keep_rate_of(tokenizer, "", TEMPLATE) == 0
     with pytest.raises(UserError, match="no tokens"):
         keep_rate_of(tokenizer, "a", "")
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llmlingua", None)
+    with pytest.raises(UserError, match=r"'llmlingua2'.*pip install 'pintern\[llmlingua\]'"):
+        make_compressor(
+            "llmlingua2", tiny_tokenizer(), surprisal=unigram_bits, llmlingua_model="any"
+        )
+
+
+def test_every_kind_of_the_config_is_made_and_no_other():
+    assert set(_CHOICES["prompt.compressor"]) == set(COMPRESSORS)
+    with pytest.raises(UserError, match=r"'gzip'.*self_information, llmlingua2, truncation"):
+        make_compressor("gzip", tiny_tokenizer(), surprisal=unigram_bits, llmlingua_model="")
+    made = make_compressor(
+        "truncation", tiny_tokenizer(), surprisal=unigram_bits, llmlingua_model=""
+    )
+    assert made(TEMPLATE, 0.4) == TruncationCompressor(tiny_tokenizer())(TEMPLATE, 0.4)
