@@ -376,8 +376,11 @@ def test_distilled_members_are_what_they_would_be_alone(tmp_path, teacher):
         # Adam divides by |g| when its moments are fresh: the smallest gradients' rounding shows.
         # Without the reset, or with another teacher, it would be a step: 1e-2.
         assert_close(adapter_of(one), adapter_of(two), rel=1e-3)
-        kl = [[row.get("kl") for row in tiny.lines(path / "metrics.jsonl")] for path in (one, two)]
-        assert kl[0] == pytest.approx(kl[1], rel=1e-5)
+        kl = [
+            [row.get("kl", 0.0) for row in tiny.lines(path / "metrics.jsonl")]
+            for path in (one, two)
+        ]
+        assert kl[0] == pytest.approx(kl[1], rel=1e-4)
         assert any(kl[0])
 
 
