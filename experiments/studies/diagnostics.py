@@ -7,9 +7,7 @@ questions (behind that company's prompt) before and after, and what happens when
 redefined in the prompt after it was internalised. Reduced: the company task on the bundled model.
 """
 
-from pathlib import Path
-
-from experiments.companies.task import company_folder
+from experiments.companies.task import company_fields
 from experiments.studies.rows import DIRECT, ICL, OURS, PROMPTINTERN, ZERO_SHOT, row
 from pintern.studies.diagnostics import Forgetting, KLToPrompted, ServingLatency
 from pintern.studies.staleness import Edit, Staleness
@@ -36,20 +34,6 @@ EDITS = (
 )
 
 
-def other_company(folder: Path) -> tuple[tuple[str, object], ...]:
-    """Fields that make another company the task."""
-    return (
-        ("task.kind", "files"),
-        ("task.template", str(folder / "template.txt")),
-        ("task.train", str(folder / "train.jsonl")),
-        ("task.test", str(folder / "test.jsonl")),
-        ("task.database", str(folder / "company.sqlite")),
-        ("task.metric", "sql"),
-        ("task.query_format", "Question: {query}\nSQL:"),
-        ("distill.unlabelled", 0),
-    )
-
-
 def get_study() -> Study:
     """The grid."""
     stale = Staleness(EDITS, steps=60, every=10)
@@ -60,8 +44,8 @@ def get_study() -> Study:
             "stage by stage; what has it forgotten; and what if the prompt is edited afterwards?"
         ),
         rows=(
-            row(ZERO_SHOT),
-            row(ICL),
+            row(ZERO_SHOT, measures=(ServingLatency(),)),
+            row(ICL, measures=(ServingLatency(),)),
             row(DIRECT, measures=(stale,)),
             row("abrupt drop", STAGES),
             row(PROMPTINTERN, STAGES),
@@ -74,7 +58,7 @@ def get_study() -> Study:
         prompted=ICL,
         measures=(
             KLToPrompted(),
-            Forgetting(other_company(company_folder(OTHER_COMPANY))),
+            Forgetting(tuple({**company_fields(OTHER_COMPANY), "distill.unlabelled": 0}.items())),
             ServingLatency(),
         ),
         notes=(

@@ -87,21 +87,29 @@ class Forgetting:
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """The trained adapter on the study's other tasks, behind the arm's inference prompt there."""
+    """The trained adapter on all of the study's tasks, behind the arm's inference prompt there.
 
+    Attributes:
+      shots: of the target task's examples, in place of the arm's own number.
+      name: begins with `transfer`; one that changes the shots needs a name of its own.
+    """
+
+    shots: int | None = None
     name: str = "transfer"
 
     def __call__(self, done: Done) -> dict[str, Any]:
-        """`scores`: task to score, its own among them."""
-        scores = {}
+        """`scores`: task to score, its own among them; `shots`."""
+        prompt, scores = done.cell.arm.prompt, {}
+        if self.shots is not None:
+            prompt = dataclasses.replace(prompt, shots=self.shots)
         for task, overrides in done.study.tasks.items():
-            if task == done.cell.task:
+            if task == done.cell.task and prompt == done.cell.arm.prompt:
                 scores[task] = done.measured.evaluation.scores.value
                 continue
             model = done.study.models[done.cell.model]
             parts = with_task(done.measured.parts, {**overrides, **model})
-            scores[task] = evaluate(parts, done.measured.adapter, done.cell.arm.prompt).scores.value
-        return {"scores": scores}
+            scores[task] = evaluate(parts, done.measured.adapter, prompt).scores.value
+        return {"scores": scores, "shots": prompt.shots}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -232,12 +232,13 @@ def _across(results: Sequence[Result], report: Path) -> dict[str, Path]:
     pictures = {}
     for model in dict.fromkeys(r.model for r in results):
         panels: dict[str, dict[str, dict[str, float]]] = {}
-        for r in results:
-            scores = dig(r.first, "measures.transfer.scores") if r.model == model else None
-            if scores:
-                every = [line["measures"]["transfer"]["scores"] for line in r.lines.values()]
-                panels.setdefault(r.arm, {})[r.task] = {
-                    target: float(np.mean([found[target] for found in every])) for target in scores
+        for r in [r for r in results if r.model == model]:
+            for name in [name for name in r.first["measures"] if name.startswith("transfer")]:
+                every = [line["measures"][name] for line in r.lines.values()]
+                panel = f"{r.arm}, {every[0]['shots']} of the target's examples"
+                panels.setdefault(panel, {})[r.task] = {
+                    target: float(np.mean([found["scores"][target] for found in every]))
+                    for target in every[0]["scores"]
                 }
         if panels:
             path = report / f"transfer-{slug(model)}.png"
