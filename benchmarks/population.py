@@ -90,7 +90,17 @@ def main(_: list[str]) -> None:
             "steps": STEPS.value,
             "members": rows,
         }
-        Path(OUT.value).write_text(json.dumps(found, indent=2) + "\n")
+        write(Path(OUT.value), found)
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Keeps the figures."""
+    from pintern.errors import UserError
+
+    try:
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--out={path} can't be written: {error.strerror}.") from error
 
 
 def _pair(values: dict[str, float], form: str) -> str:

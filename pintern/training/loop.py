@@ -118,7 +118,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             number = curriculum.stage_at(step, stage)
             if curriculum.begins_stage(step, stage):
                 if config.checkpoint.stages:
-                    _keep_stage(workdir, step, state, stage)
+                    keep_stage(workdir, step, state, stage)
                 if config.train.reset_optimizer:
                     state = state._replace(optimizer=reset_moments(state.optimizer))
             if awaited and curriculum.stages[number].level != curriculum.levels[0]:
@@ -186,7 +186,7 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
     )
 
 
-def _keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
+def keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
     """Keeps the state that a stage ends with; a resumed run that comes by again finds the same."""
     kept = Checkpoints(workdir / "stages", keep=step)
     if step not in kept.steps:

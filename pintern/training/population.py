@@ -8,7 +8,6 @@ longer finite ends without the others: no member's numbers depend on another's.
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -19,17 +18,23 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from pintern.assemble import Parts, assemble, load_base, new_adapter, split_decoder
+from pintern.assemble import Parts, new_adapter, split_decoder
 from pintern.config import validate
 from pintern.curriculum import AdaptiveState, Level
-from pintern.errors import UserError
 from pintern.progress import Progress
-from pintern.prompts.ladder import write_ladder
 from pintern.training.batches import padding_share
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
-from pintern.training.lengths import check_lengths
-from pintern.training.loop import check_trains, is_finite, load_data, not_finite, sigterm, step_row
+from pintern.training.joint_parts import assemble_members
+from pintern.training.loop import (
+    check_trains,
+    is_finite,
+    keep_stage,
+    load_data,
+    not_finite,
+    sigterm,
+    step_row,
+)
 from pintern.training.members import (
     Outcome,
     check_members,
@@ -50,11 +55,8 @@ from pintern.training.stacking import (
     unstack,
 )
 from pintern.training.step import Teacher, TrainState, learning_rate, make_optimizer, reset_moments
-from pintern.training.teacher import base_teacher, check_distillation, first_stage_teacher
-from pintern.training.workdir import check_base, claim
-
-# Retrievers that have no use for the seed: members whose tasks are the same share one.
-_SEEDLESS = ("bm25",)
+from pintern.training.teacher import base_teacher, first_stage_teacher
+from pintern.training.workdir import claim
 
 
 def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) -> list[Outcome]:
@@ -123,7 +125,7 @@ class _Member:
 def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: list[bool]) -> None:
     # ── the members and their parts: one base for all ──
     config = configs[0]
-    parts = _assemble(configs, workdirs, resumed)
+    parts = assemble_members(configs, workdirs, resumed)
     graph, base = split_decoder(parts[0].checkpoint)
     curriculum = parts[0].prompts.curriculum
 
@@ -161,8 +163,11 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     ):
         while step < config.train.steps and not stop and any(member.goes_on for member in members):
             number = curriculum.stage_at(step)
-            if config.train.reset_optimizer and curriculum.begins_stage(step):
-                state = state._replace(optimizer=reset_moments(state.optimizer))
+            if curriculum.begins_stage(step):
+                if config.checkpoint.stages:
+                    _keep_stages(members, step, state)
+                if config.train.reset_optimizer:
+                    state = state._replace(optimizer=reset_moments(state.optimizer))
             if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, members, programs)
                 if not any(member.goes_on for member in members):
@@ -202,50 +207,6 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
         _save(members, step, state)
     for member in members:
         member.close(programs)
-
-
-def _assemble(
-    configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: Sequence[bool]
-) -> list[Parts]:
-    """Each member's parts; base and ladder are made once, and retrieval too where it can be."""
-    shared = load_base(configs[0])
-    made: list[Parts] = []
-    for config, workdir, again in zip(configs, workdirs, resumed, strict=True):
-        # A fresh member's texts are the first one's, which lie in its folder by now.
-        source = workdir if again or not made else workdirs[0]
-        directory = source / "prompts" if again or made else None
-        parts = assemble(config, prompts_directory=directory, base=shared)
-        first = made[0] if made else parts
-        _check_same_template(first, parts, workdirs[0], workdir)
-        if (
-            config.prompt.retriever in _SEEDLESS
-            and parts.prompts.task == first.prompts.task
-            and parts.prompts.ladder == first.prompts.ladder
-        ):
-            parts = dataclasses.replace(parts, prompts=first.prompts)
-        check_lengths(parts)
-        check_distillation(parts)
-        if not made:
-            write_ladder(workdir / "prompts", parts.prompts.ladder)
-        made.append(parts)
-    for parts, workdir in zip(made, workdirs, strict=True):  # now that nothing is refused
-        check_base(workdir, parts.checkpoint)
-        write_ladder(workdir / "prompts", parts.prompts.ladder)
-    for note in dict.fromkeys(parts.prompts.task.note for parts in made):
-        if note:
-            print(note)
-    return made
-
-
-def _check_same_template(first: Parts, other: Parts, folder: Path, workdir: Path) -> None:
-    """All members read one teacher's prompt, so that an edited text must be edited in all."""
-    for rate, rung in first.prompts.ladder.items():
-        if other.prompts.ladder[rate].text != rung.text:
-            raise UserError(
-                f"The template at rate {rate:g} differs between {folder / 'prompts'} and "
-                f"{workdir / 'prompts'}.",
-                "Members of a population have the same prompts; edit both alike.",
-            )
 
 
 def _restore(member: _Member, step: int) -> TrainState:
@@ -294,6 +255,12 @@ def _save(members: Sequence[_Member], step: int, state: TrainState) -> None:
     for member, own in zip(members, unstack(state, len(members)), strict=True):
         if member.goes_on:
             member.checkpoints.save(step, own, AdaptiveState())
+
+
+def _keep_stages(members: Sequence[_Member], step: int, state: TrainState) -> None:
+    for member, own in zip(members, unstack(state, len(members)), strict=True):
+        if member.goes_on:
+            keep_stage(member.workdir, step, own, AdaptiveState())
 
 
 def _note(level: Level, members: Sequence[_Member]) -> str:
