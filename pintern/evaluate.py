@@ -14,7 +14,13 @@ and for right-or-wrong metrics pass@k is told.
 one of `--adapter`, `--base` or a config that trains nothing, no run is needed: `--workdir` is then
 made and holds these evaluations, and without it nothing is written. The `--config` of a run that is
 there may differ from the run's own in `eval`.
+
+`--watch` stands beside a run that trains, here or on another machine that sees its folder, and
+scores each checkpoint as it comes; it ends when the last one is scored. SIGTERM ends it at once,
+SIGUSR1 tells it that training has ended: it scores what is left.
 """
+
+from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +32,9 @@ from pintern import cli
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
 
+    from pintern.adapters.adapter import Adapter
+    from pintern.assemble import Parts
+
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; the latest by default.")
 BASE = flags.DEFINE_boolean("base", False, "Score the base model, adapter off.")
@@ -36,46 +45,102 @@ KEEP_RATE = flags.DEFINE_float("keep_rate", None, "τ of the template; default: 
 SHOTS = flags.DEFINE_integer("shots", None, "Retrieved examples; default: config.eval.")
 SAMPLES = flags.DEFINE_integer("samples", None, "Answers per example; default: config.eval.")
 TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling; default: config.eval.")
+WATCH = flags.DEFINE_boolean("watch", False, "Score each checkpoint of a run as it comes.")
+POLL = flags.DEFINE_float(
+    "poll", 5.0, "Seconds between looks for a new checkpoint, with --watch.", lower_bound=0.0
+)
 
 
 def main(_: list[str]) -> None:
-    """Scores what the flags name."""
+    """Scores what the flags name, or with `--watch` each checkpoint as it comes."""
     workdir = Path(WORKDIR.value) if WORKDIR.value else None
+    if WATCH.value:
+        _watch(workdir)
+        return
     config, trained = _scored(workdir)
-    if KEEP_RATE.value is not None:
-        config.eval.keep_rate = KEEP_RATE.value
-    if SHOTS.value is not None:
-        config.eval.shots = SHOTS.value
-    if SAMPLES.value is not None:
-        config.eval.samples = SAMPLES.value
-    if TEMPERATURE.value is not None:
-        config.eval.temperature = TEMPERATURE.value
+    _apply_flags(config)
 
-    from pintern.config import validate
-    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
     from pintern.interop.read import read_adapter
-    from pintern.progress import Progress
     from pintern.training.restore import restore_run
 
-    validate(config)
     parts, adapter, step = restore_run(workdir, config, STEP.value, base=not trained)
     if ADAPTER.value is not None:
         adapter = read_adapter(ADAPTER.value, parts.checkpoint)
         # The context has to hold this one's virtual tokens, and not those of the run's own.
         config.adapter.soft_prompt = adapter.num_virtual_tokens
-    prompt = InferencePrompt.of(config)
-    requests = len(parts.prompts.task.test) * config.eval.samples
-    with Progress("evaluate", requests, unit="request") as bar:
-        found = evaluate(parts, adapter, prompt, progress=bar.advance)
-    name = str(step) if trained else "base"
+    _score(workdir, parts, adapter, _name(config, step if trained else None))
+
+
+def _watch(workdir: Path | None) -> None:
+    # Before the imports below, which take seconds: a launcher may signal from now on.
+    from pintern.evaluation.signals import Signals
+
+    signals = Signals()
+    from pintern.errors import UserError
+
+    given = {"--config": flags.FLAGS.config, "--step": STEP.value, "--adapter": ADAPTER.value}
+    wrong = [name for name, value in given.items() if value is not None] + ["--base"] * BASE.value
+    if wrong:
+        raise UserError(
+            f"--watch scores each checkpoint of the run; {wrong[0]} names something else.",
+            f"Leave out --watch or {wrong[0]}.",
+        )
+    if workdir is None:
+        raise UserError("--watch needs the run to stand beside.", "Give --workdir=RUN.")
+    from pintern.evaluation.watch import watch
+
+    complete = watch(
+        workdir,
+        signals,
+        prepare=_apply_flags,
+        score=lambda parts, adapter, step: _score(
+            workdir, parts, adapter, _name(parts.config, step)
+        ),
+        name_of=_name,
+        poll=POLL.value,
+    )
+    print("The run's last step is scored." if complete else "Ended before the run's last step.")
+
+
+def _apply_flags(config: ConfigDict) -> None:
+    """Puts the flags' inference prompt and sampling into the config, and checks it."""
+    from pintern.config import validate
+
+    for name, flag in (
+        ("keep_rate", KEEP_RATE),
+        ("shots", SHOTS),
+        ("samples", SAMPLES),
+        ("temperature", TEMPERATURE),
+    ):
+        if flag.value is not None:
+            config.eval[name] = flag.value
+    validate(config)
+
+
+def _name(config: ConfigDict, step: int | None) -> str:
+    """Folder in eval/ of what is scored; no step is the base."""
+    fields = config.eval
+    name = "base" if step is None else str(step)
     if ADAPTER.value is not None:
         name = f"adapter-{Path(ADAPTER.value).resolve().name}"
-    if prompt.keep_rate or prompt.shots:
-        name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
-    if not prompt.cached:
+    if fields.keep_rate or fields.shots:
+        name += f"-tau{fields.keep_rate:g}-shots{fields.shots}"
+    if not fields.cached:
         name += "-uncached"
-    if config.eval.samples > 1:
-        name += f"-samples{config.eval.samples}"
+    if fields.samples > 1:
+        name += f"-samples{fields.samples}"
+    return name
+
+
+def _score(workdir: Path | None, parts: Parts, adapter: Adapter | None, name: str) -> None:
+    """Scores an adapter, or the base, writes it to eval/ and prints it."""
+    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+    from pintern.progress import Progress
+
+    prompt = InferencePrompt.of(parts.config)
+    requests = len(parts.prompts.task.test) * parts.config.eval.samples
+    with Progress("evaluate", requests, unit="request") as bar:
+        found = evaluate(parts, adapter, prompt, progress=bar.advance)
     if workdir is not None:
         write_evaluation(workdir / "eval" / name, found, prompt)
     if parts.prompts.task.note:
@@ -95,10 +160,10 @@ def main(_: list[str]) -> None:
         f"(template {found.template:.0f}, examples {found.examples:.1f}, query {found.query:.1f})"
     )
     if workdir is not None:
-        print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}")
+        print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}", flush=True)
 
 
-def _scored(workdir: Path | None) -> "tuple[ConfigDict, bool]":
+def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
     """The config, and whether a run's checkpoint is scored (else the base, or `--adapter`)."""
     from pintern.config import trains
     from pintern.errors import UserError

@@ -48,6 +48,13 @@ def ours(seed):
     return Arm("ours", made, QUERY_ONLY)
 
 
+def prompt_tuning(seed, rate=1e-2):
+    made = direct(seed).config
+    made.adapter.targets, made.adapter.soft_prompt = (), 2
+    made.train.learning_rate = rate
+    return Arm(f"prompt tuning at {rate:g}", made, QUERY_ONLY)
+
+
 def get_study(argument=""):
     settings = json.loads((HERE / "settings.json").read_text())
     rows = [
@@ -55,6 +62,8 @@ def get_study(argument=""):
         Row(prompted, once=True),
         Row(direct, factors={"stages": 1}),
         Row(ours, factors={"stages": 2}),
+        Row(prompt_tuning),
+        Row(lambda seed: prompt_tuning(seed, 3e-2)),
     ]
     kinds = {"kl": KLToPrompted(shots=1, examples=8), "latency": ServingLatency(requests=2)}
     edit = Edit("bolts lie on shelf four", "bolts lie on shelf two", "shelf 2", "shelf 5", ("pin",))

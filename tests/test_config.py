@@ -100,6 +100,8 @@ def test_prompt_fields_that_agree_are_taken():
         ("distill.top_k", -1, r"config\.distill\.top_k is -1"),
         ("train.accumulate", 3, r"batch_rows=16 is not a multiple of .*accumulate=3"),
         ("distill.unlabelled", 10, r"config\.distill\.weight"),
+        ("eval.samples", 5, r"samples is 5 at config\.eval\.temperature=0: all would be the same"),
+        ("eval.samples", 0, r"config\.eval\.samples is 0"),
         (
             "model.quantize",
             "int4",

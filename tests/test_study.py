@@ -19,6 +19,8 @@ from pintern.studies.locks import owner, try_lock
 from pintern.studies.report import write_report
 from pintern.studies.runner import run_study
 from pintern.studies.study import Row, Study, cells_of
+from pintern.training.loop import train
+from pintern.training.population import train_population
 from tests import tiny
 from tests.study_files import study_file
 
@@ -64,8 +66,6 @@ def test_a_finished_study_runs_nothing_again(finished, monkeypatch):
 def test_a_cell_equals_a_run_of_its_own(finished, tmp_path):
     study, workdir = finished
     cell = next(cell for cell in cells_of(study) if cell.name == "store/nano/ours/seed-1")
-    from pintern.training.loop import train
-
     assert train(cell.arm.config, tmp_path / "alone")
     alone = (tmp_path / "alone" / "metrics.jsonl").read_bytes()
     assert (workdir / "cells" / cell.name / "metrics.jsonl").read_bytes() == alone
@@ -214,6 +214,49 @@ def test_two_processes_share_a_grid_and_one_killed_loses_its_cell_alone(tmp_path
     # The second process took the killed one's cell over, from its checkpoint on.
     assert "direct/seed-0" in errors
     assert (workdir / "report" / "index.html").exists()
+
+
+def test_soft_prompts_of_a_grid_train_as_one_population(tmp_path, monkeypatch):
+    """Two seeds × two rates: one program, four ordinary cells, the same as when trained alone."""
+    workdir = tmp_path / "runs"
+    arms = ["prompt tuning at 0.01", "prompt tuning at 0.03", "direct"]
+    study = load_study(str(study_file(tmp_path / "file", arms=arms)))
+    populations = []
+
+    def spy(configs, workdirs):
+        populations.append([path.relative_to(workdir / "cells").as_posix() for path in workdirs])
+        return train_population(configs, workdirs)
+
+    monkeypatch.setattr(runner, "train_population", spy)
+    assert run_study(study, workdir)
+    tuned = [cell for cell in cells_of(study) if cell.arm.name != "direct"]
+    assert populations == [[cell.name for cell in tuned]]
+    lines = Ledger(workdir).lines()
+    assert set(lines) == {cell.name for cell in cells_of(study)}
+
+    cell = tuned[-1]
+    train(cell.arm.config, tmp_path / "alone")
+    losses = [
+        [row["loss"] for row in tiny.lines(folder / "metrics.jsonl")]
+        for folder in (tmp_path / "alone", workdir / "cells" / cell.name)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+    # One is lost after the training: it is scored again with those that it was trained with.
+    Ledger(workdir).drop(lambda name: name == cell.name)
+    weights = workdir / "cells" / cell.name / "checkpoints" / "8" / "_CHECKPOINT_METADATA"
+    saved = weights.stat().st_mtime_ns
+    assert run_study(study, workdir)
+    assert populations[1] == populations[0]
+    assert weights.stat().st_mtime_ns == saved
+    assert Ledger(workdir).lines()[cell.name]["score"] == lines[cell.name]["score"]
+
+
+def test_a_study_can_train_its_soft_prompts_one_by_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "train_population", lambda *_: pytest.fail("a population"))
+    arms = ["prompt tuning at 0.01"]
+    study = load_study(str(study_file(tmp_path / "file", arms=arms, reference="")))
+    assert run_study(dataclasses.replace(study, population=1), tmp_path / "runs")
 
 
 def test_table_and_csv_say_the_same(finished):

@@ -44,8 +44,8 @@ def get_study() -> Study:
             "stage by stage; what has it forgotten; and what if the prompt is edited afterwards?"
         ),
         rows=(
-            row(ZERO_SHOT),
-            row(ICL),
+            row(ZERO_SHOT, measures=(ServingLatency(),)),
+            row(ICL, measures=(ServingLatency(),)),
             row(DIRECT, measures=(stale,)),
             row("abrupt drop", STAGES),
             row(PROMPTINTERN, STAGES),

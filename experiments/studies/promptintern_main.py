@@ -62,7 +62,7 @@ def get_study(data: str = "../shared/data") -> Study:
             "model that was weaned off its prompt answer as well as one that reads it, for how "
             "many tokens, how much time and what money?"
         ),
-        rows=tuple(row(arm, RECIPE, once=False) for arm in ARMS),
+        rows=tuple(row(arm, RECIPE, measures=(ServingLatency(),), once=False) for arm in ARMS),
         tasks={
             "MBPP": {
                 "task.kind": "mbpp",
@@ -107,7 +107,6 @@ def get_study(data: str = "../shared/data") -> Study:
         reference=DIRECT,
         none=ZERO_SHOT,
         prompted=ICL,
-        measures=(ServingLatency(),),
         paper=(PAPER,),
         notes=(
             "Arms are trained for equal optimizer steps over equal examples. Learning rate, batch "

@@ -30,12 +30,11 @@ def get_study(wikisql: str = "") -> Study:
             "PromptIntern's main table in small: does a model that was weaned off its prompt "
             "answer as well as one that reads it, for how many tokens and what money?"
         ),
-        rows=tuple(row(arm) for arm in ARMS),
+        rows=tuple(row(arm, measures=(ServingLatency(),)) for arm in ARMS),
         tasks=tasks,
         reference=DIRECT,
         none=ZERO_SHOT,
         prompted=ICL,
-        measures=(ServingLatency(),),
         paper=(PAPER,),
         notes=(
             "Reduced: a model of two million parameters, 300 steps of 16 rows, one made-up task. "

@@ -56,6 +56,9 @@ def line_of(
         "signature": found.scores.signature,
         "score": found.scores.value,
         "slices": {name: scores.value for name, scores in found.slices.items()},
+        "interval": found.interval,
+        "further": {name: scores.value for name, scores in found.further.items()},
+        "pass_at": {str(k): value for k, value in found.pass_at.items()},
         "reasons": found.scores.reasons,
         # Score and answer of each example stand there, in the test set's order.
         "predictions": str(

@@ -16,6 +16,7 @@ from pintern.studies.line import line_of
 from pintern.studies.locks import try_lock
 from pintern.studies.study import Cell, Done, Study, cells_of
 from pintern.studies.together import companions
+from pintern.training.population import train_population
 
 WAIT_SECONDS = 2.0  # between two looks at cells that others are running
 
@@ -117,8 +118,6 @@ def _train_together(cells: Sequence[Cell], workdir: Path, failed: dict[str, str]
     """Trains cells as one population; one by itself is trained where it is scored."""
     if len(cells) == 1:
         return
-    from pintern.training.population import train_population
-
     print(f"  together with {', '.join(cell.name for cell in cells[1:])}", file=sys.stderr)
     configs = [cell.arm.config for cell in cells]
     try:

@@ -122,7 +122,7 @@ class Study:
       none: arm without the prompt, and
       prompted: arm with the full prompt: both together give the internalisation score
         (x − none) / (prompted − none) of the others. Empty leaves it out.
-      measures: of every trained row; see `diagnostics`.
+      measures: of every row that trains; see `diagnostics`. Others have their own (`Row.measures`).
       paper: published tables.
       lines: plots over factors. Pareto, spread over seeds, curriculum, transfer, KL and staleness
         are drawn wherever the ledger has what they need.

@@ -99,6 +99,10 @@ def _columns(study: Study, group: Sequence[Result]) -> list[Column]:
     columns += [
         (name, lambda r, name=name: _number(r.mean(f"slices.{name}"), ".1f")) for name in slices
     ]
+    further = list(dict.fromkeys(name for r in group for name in r.first["further"]))
+    columns += [
+        (name, lambda r, name=name: _number(r.mean(f"further.{name}"), ".1f")) for name in further
+    ]
     if any(r.internalisation is not None for r in group):
         columns.append(("internalised", lambda r: _number(r.internalisation, ".2f")))
     columns += [
@@ -189,7 +193,7 @@ def to_csv(results: Sequence[Result]) -> str:
         }
         for seed, score in r.scores.items():
             record[f"score_seed_{seed}"] = score
-        for path in _numeric_paths(r.first, ("slices", "tokens", "measures")):
+        for path in _numeric_paths(r.first, ("slices", "further", "pass_at", "tokens", "measures")):
             record[path] = r.mean(path)
         for name in ("cost_per_1000_requests", "training_seconds", "training_cost"):
             record[name] = r.mean(name)

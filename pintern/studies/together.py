@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pintern.config import fingerprint
 from pintern.studies.study import Cell
+from pintern.training.members import RECORD, same_population
 
 
 def companions(
@@ -33,7 +34,7 @@ def companions(
         return [cell]
     folder = folders[cell.name]
     if folder.exists():
-        record = folder / "population.json"
+        record = folder / RECORD
         if not record.exists():
             return [cell]  # begun alone
         wanted = set(json.loads(record.read_text())["members"])
@@ -42,16 +43,14 @@ def companions(
             for other in grid
             if fingerprint(other.arm.config) in wanted and folders[other.name].exists()
         ]
-    from pintern.training.members import same_population
-
-    found = [cell]
+    found = {fingerprint(cell.arm.config): cell}  # members of one config would be one run twice
     for other in grid:
-        if len(found) == limit:
+        if len(found) >= limit:
             break
-        new = other.name != cell.name and not folders[other.name].exists()
+        new = not folders[other.name].exists() and fingerprint(other.arm.config) not in found
         if new and _may_join(other) and same_population(cell.arm.config, other.arm.config):
-            found.append(other)
-    return sorted(found, key=grid.index) if len(found) > 1 else found
+            found[fingerprint(other.arm.config)] = other
+    return [each for each in grid if each in found.values()]
 
 
 def _may_join(cell: Cell) -> bool:
@@ -60,6 +59,7 @@ def _may_join(cell: Cell) -> bool:
         cell.arm.trained
         and not config.adapter.targets
         and config.curriculum.schedule != "adaptive"
+        and not config.curriculum.smoothing
         and not config.model.random_init
         and not config.checkpoint.stages
     )

@@ -7,6 +7,7 @@ them.
 from __future__ import annotations
 
 import ast
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def facts_of(record: Row) -> dict[str, Any]:
 
     The tests may use what the gold program defines at its top level, and import what it imports.
     """
-    tree = ast.parse(record["code"])
+    tree = _parse(record["code"])
     defined: set[str] = set()
     for node in tree.body:
         if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -87,7 +88,7 @@ def facts_of(record: Row) -> dict[str, Any]:
     used = {
         node.id
         for source in (*record["test_list"], setup)
-        for node in ast.walk(ast.parse(source))
+        for node in ast.walk(_parse(source))
         if isinstance(node, ast.Name)
     }
     return {
@@ -96,6 +97,12 @@ def facts_of(record: Row) -> dict[str, Any]:
         "imports": "\n".join(map(ast.unparse, imports)),
         "setup": setup,
     }
+
+
+def _parse(source: str) -> ast.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of regular expressions that aren't raw strings
+        return ast.parse(source)
 
 
 def _example(record: Row, split: str) -> Example:

@@ -8,31 +8,26 @@ from __future__ import annotations
 
 import csv
 import functools
+import io
 import json
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pintern.errors import UserError
 from pintern.prompts.task import read_text
+from pintern.tasks.libraries import (
+    SPLIT_NAMES,
+    WHOLE,
+    Reader,
+    Row,
+    open_hub,
+    open_saved,
+    open_tfds,
+    read_parquet,
+)
 
-Row = dict[str, Any]
-Reader = Callable[[], list[Row]]
-
-# What the sets call their splits, to what pintern calls them.
-SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "dev": "dev",
-    "val": "dev",
-    "valid": "dev",
-    "validation": "dev",
-    "eval": "dev",
-    "test": "test",
-}
-WHOLE = "all"  # a file whose name tells no split
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*(:[\w.-]+)?")
 _TFDS = "features.json"  # of every folder that tensorflow-datasets prepares
 _SAVED = ("dataset_dict.json", "state.json")  # of every folder that `datasets` saves
@@ -77,11 +72,11 @@ def open_source(
         return {_split_of(path): _checked(known[path.suffix], path)}
     if path.is_dir():
         if any((path / name).is_file() for name in _SAVED):
-            return _open_saved(path)
+            return open_saved(path)
         prepared = _prepared(path)
-        return _open_tfds(prepared) if prepared else _open_folder(path, known)
+        return open_tfds(prepared) if prepared else _open_folder(path, known)
     if path.suffix not in known and not path.is_absolute() and _HUB_NAME.fullmatch(where):
-        return _open_hub(where)
+        return open_hub(where)
     raise UserError(
         f"config.task.data={where}: there is no such file or folder.",
         "Give a file, a folder, or org/name[:config] on the hub.",
@@ -162,7 +157,8 @@ def read_jsonl(path: Path) -> list[Row]:
 
 def _read_table(path: Path, delimiter: str) -> list[Row]:
     # Not `datasets`, whose reader guesses types: here `007` stays text.
-    lines = csv.DictReader(read_text(path).splitlines(keepends=True), delimiter=delimiter)
+    # `newline=""`: characters inside a field that Python takes for line ends are none.
+    lines = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     rows = []
     for row in lines:
         if None in row or None in row.values():
@@ -175,26 +171,12 @@ def _read_table(path: Path, delimiter: str) -> list[Row]:
     return rows
 
 
-def _read_parquet(path: Path) -> list[Row]:
-    import datasets
-
-    try:
-        # Its own cache would keep a copy of every file ever read.
-        with tempfile.TemporaryDirectory() as cache:
-            return datasets.Dataset.from_parquet(
-                str(path), cache_dir=cache, keep_in_memory=True
-            ).to_list()
-    # Arrow, `datasets` and the file system each have their own family of errors.
-    except Exception as error:
-        raise UserError(f"{path} can't be read as Parquet: {_first_line(error)}") from error
-
-
 _FILES: dict[str, Callable[[Path], list[Row]]] = {
     ".jsonl": read_jsonl,
     ".json": read_json,
     ".csv": functools.partial(_read_table, delimiter=","),
     ".tsv": functools.partial(_read_table, delimiter="\t"),
-    ".parquet": _read_parquet,
+    ".parquet": read_parquet,
 }
 
 
@@ -248,97 +230,3 @@ def _prepared(folder: Path) -> Path | None:
             "Name one of the folders.",
         )
     return below[0] if below else None
-
-
-def _open_tfds(folder: Path) -> dict[str, Reader]:
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder_from_directory(folder)
-        sources = {split: builder.as_data_source(split=split) for split in builder.info.splits}
-    # tfds raises what it happens to meet: ValueError, KeyError, AssertionError, parse errors.
-    except Exception as error:
-        raise UserError(
-            f"{folder} can't be read as a prepared tensorflow-datasets folder: "
-            f"{_first_line(error)}",
-            "Prepare it with download_and_prepare(file_format='array_record').",
-        ) from error
-    if not sources:
-        raise UserError(f"{folder} has no splits.", "Prepare the data set again.")
-
-    def reader(split: str) -> Reader:
-        def read() -> list[Row]:
-            rows = [_plain(sources[split][i]) for i in range(len(sources[split]))]
-            if not rows:
-                raise UserError(f"{folder}, split {split} holds no rows.")
-            return rows
-
-        return read
-
-    return {SPLIT_NAMES.get(split, split): reader(split) for split in sources}
-
-
-def _plain(value: Any) -> Any:
-    """NumPy's and tfds' values as Python's own."""
-    if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, bytes):
-        return value.decode("utf-8")
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return value
-
-
-def _open_saved(folder: Path) -> dict[str, Reader]:
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(folder))
-    except Exception as error:  # as above
-        raise UserError(
-            f"{folder} can't be read as a folder saved by `datasets`: {_first_line(error)}"
-        ) from error
-    whole = isinstance(found, datasets.Dataset)
-    return _splits_of({WHOLE: found} if whole else found, str(folder))
-
-
-def _open_hub(where: str) -> dict[str, Reader]:
-    import datasets
-    from huggingface_hub.utils import logging
-
-    name, _, config = where.partition(":")
-    # Offline it would print each of its attempts; the error below says all.
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        found = datasets.load_dataset(name, config or None)
-    except Exception as error:  # offline, unknown, gated, a script, an unknown config
-        raise UserError(
-            f"config.task.data={where}: no such file or folder here, and as a data set on the hub "
-            f"it can't be read: {_first_line(error)}",
-            "Check the name (org/name[:config]) and the network, or give a local file or folder.",
-        ) from error
-    finally:
-        logging.set_verbosity(verbosity)
-    return _splits_of(found, where)
-
-
-def _splits_of(found: Mapping[str, Any], where: str) -> dict[str, Reader]:
-    def reader(split: str) -> Reader:
-        def read() -> list[Row]:
-            rows = found[split].to_list()
-            if not rows:
-                raise UserError(f"{where}, split {split} holds no rows.")
-            return rows
-
-        return read
-
-    return {SPLIT_NAMES.get(split, split): reader(split) for split in found}
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return line if len(line) < 200 else line[:199] + "…"

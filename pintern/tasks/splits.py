@@ -76,7 +76,7 @@ def load_splits(
     queries = {example.query for example in train}
     shared = sum(example.query in queries for example in tests)
     if shared:
-        parts.append(f"{shared:,} test queries are also trained on, as the source has them")
+        parts.append(f"test queries that the source has in train as well: {shared:,}")
     if parts or not whose.startswith("the papers'"):
         parts.append("not comparable with published figures")
     note = "; ".join([f"{name}: {whose}", *parts])

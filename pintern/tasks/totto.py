@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,6 @@ from pintern.tasks.splits import load_splits
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "totto" / "template.txt"
 PUBLISHED = {"train": 120_761, "dev": 7_700}
-
-
-@dataclasses.dataclass(frozen=True)
-class Cell:
-    """A cell on the table's grid.
-
-    Attributes:
-      value: its text.
-      is_header: of a row or a column.
-      rows: those that it covers.
-      columns: those that it covers.
-    """
-
-    value: str
-    is_header: bool
-    rows: range
-    columns: range
 
 
 def totto_task(data: str, seed: int) -> Task:
@@ -65,69 +49,56 @@ def totto_task(data: str, seed: int) -> Task:
     )
 
 
-def place_cells(table: list[list[dict[str, Any]]], where: str) -> list[list[Cell]]:
-    """The table's cells, row by row as given, each with the rows and columns that it covers.
-
-    A cell that spans rows pushes those of the rows below to the right.
-    """
-    taken: set[tuple[int, int]] = set()
-    placed = []
-    for number, row in enumerate(table):
-        column, cells = 0, []
-        for cell in objects(row):
-            while (number, column) in taken:
-                column += 1
-            width = max(int(take(cell, "column_span", int, where)), 1)
-            height = max(int(take(cell, "row_span", int, where)), 1)
-            value = " ".join(str(cell.get("value", "")).split())
-            rows, columns = range(number, number + height), range(column, column + width)
-            taken |= {(r, c) for r in rows for c in columns}
-            cells.append(Cell(value, bool(take(cell, "is_header", int, where)), rows, columns))
-            column += width
-        placed.append(cells)
-    return placed
-
-
 def linearise(row: Row, where: str) -> str:
-    """The paper's linearised subtable of the highlighted cells, with heuristic headers."""
-    table = place_cells(objects(take(row, "table", list | dict, where)), where)
+    """The paper's linearised subtable (section 6): highlighted cells with heuristic headers.
+
+    Headers of a cell are the header cells above that share a column with it, and those before it in
+    its own row. Columns are counted by `column_span` alone, as the paper's code does: below a cell
+    that spans rows the header found can be the neighbour's.
+    """
+    table = [objects(cells) for cells in objects(take(row, "table", list | dict, where))]
     parts = [_tagged("page_title", take(row, "table_page_title", str, where))]
     if row.get("table_section_title"):
         parts.append(_tagged("section_title", row["table_section_title"]))
     cells = []
     for place in take(row, "highlighted_cells", list, where):
-        number, index = place
-        if not (0 <= number < len(table) and 0 <= index < len(table[number])):
-            raise UserError(
-                f"{where}: highlighted cell {list(place)} isn't in the table.",
-                "A highlighted cell is [row, cell of the row], both from 0.",
-            )
-        cells.append(_cell(table, table[number][index]))
+        match place:
+            case [int(number), int(index)] if 0 <= number < len(table) and 0 <= index < len(
+                table[number]
+            ):
+                cells.append(_cell(table, number, index, where))
+            case _:
+                raise UserError(
+                    f"{where}: highlighted cell {place} isn't in the table.",
+                    "A highlighted cell is [row, cell of the row], both from 0.",
+                )
     if not cells:
         raise UserError(f"{where}: highlighted_cells is empty.", "At least one cell is needed.")
     return " ".join([*parts, _tagged("table", " ".join(cells))])
 
 
-def _cell(table: list[list[Cell]], cell: Cell) -> str:
-    every = [other for row in table for other in row if other.is_header and other is not cell]
-    above = [
-        other.value
-        for other in every
-        if other.rows.stop <= cell.rows.start and _overlap(other.columns, cell.columns)
+def _cell(table: list[list[dict[str, Any]]], number: int, index: int, where: str) -> str:
+    own = _columns(table[number], where)[index]
+    headers = [
+        ("col_header", cell)
+        for cells in table[:number]
+        for cell, columns in zip(cells, _columns(cells, where), strict=True)
+        if columns.start < own.stop and own.start < columns.stop
     ]
-    left = [
-        other.value
-        for other in every
-        if other.columns.stop <= cell.columns.start and _overlap(other.rows, cell.rows)
-    ]
-    inside = [cell.value]
-    inside += [_tagged("col_header", value) for value in dict.fromkeys(above)]
-    inside += [_tagged("row_header", value) for value in dict.fromkeys(left)]
-    return _tagged("cell", " ".join(inside))
+    headers += [("row_header", cell) for cell in table[number][:index]]
+    said = [_tagged(name, _value(cell, where)) for name, cell in headers if cell.get("is_header")]
+    return _tagged("cell", " ".join([_value(table[number][index], where), *said]))
 
 
-def _overlap(a: range, b: range) -> bool:
-    return a.start < b.stop and b.start < a.stop
+def _value(cell: dict[str, Any], where: str) -> str:
+    """A cell's text, which may be empty."""
+    return cell["value"] if cell.get("value") == "" else take(cell, "value", str, where)
+
+
+def _columns(cells: list[dict[str, Any]], where: str) -> list[range]:
+    """The columns that each cell of a row covers."""
+    ends = list(itertools.accumulate(take(cell, "column_span", int, where) for cell in cells))
+    return [range(start, end) for start, end in itertools.pairwise([0, *ends])]
 
 
 def _tagged(name: str, text: str) -> str:

@@ -130,12 +130,14 @@ def _witness(
         if not own:
             row.append(_free(column, place, number))
             continue
-        fitting = [
+        fitting = sorted(
             candidate
-            for candidate in _candidates(own)
+            for candidate in set(_candidates(own))
             if all(_HOLDS[operator](_key(candidate), _key(value)) for operator, value in own)
-        ]
-        row.append(fitting[witness % len(fitting)] if fitting else _free(column, place, number))
+        )
+        # The least and the greatest first, which lie at the bounds.
+        chosen = (0, -1, len(fitting) // 2)[witness % WITNESSES]
+        row.append(fitting[chosen] if fitting else _free(column, place, number))
     return row
 
 

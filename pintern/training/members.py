@@ -29,7 +29,7 @@ VARIED = (
     "adapter.soft_prompt_text",
     "adapter.soft_prompt_file",
 )
-_RECORD = "population.json"
+RECORD = "population.json"
 _DIVERGED = "diverged.json"
 
 
@@ -127,7 +127,7 @@ def select_group(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) -> lis
       UserError: unfinished members that were begun with others than those given.
     """
     names = [fingerprint(config) for config in configs]
-    records = [_read(path / _RECORD) for path in workdirs]
+    records = [_read(path / RECORD) for path in workdirs]
     open_ones = [
         i
         for i, (config, path) in enumerate(zip(configs, workdirs, strict=True))
@@ -155,7 +155,7 @@ def claim_group(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) -> None
     members = [fingerprint(config) for config in configs]
     for number, workdir in enumerate(workdirs):
         text = json.dumps({"members": members, "number": number}, indent=2)
-        write_atomically(workdir / _RECORD, text + "\n")
+        write_atomically(workdir / RECORD, text + "\n")
 
 
 def common_step(workdirs: Sequence[Path]) -> int:

@@ -35,14 +35,14 @@ __all__ = [
 
 METRICS: dict[str, Grader] = {
     "sql": grade_sql,
-    "clauses": grade_clauses,
-    "pass": grade_pass,
     "exact": grade_exact,
     "bleu": grade_bleu,
     "chrf": grade_chrf,
     "bash_tokens": grade_bash_tokens,
     "nlc2cmd": grade_nlc2cmd,
     "blec": grade_blec,
+    "clauses": grade_clauses,
+    "pass": grade_pass,
 }
 
 

@@ -15,7 +15,7 @@ _WORD = re.compile(r"\w+")
 class BM25Retriever:
     """Okapi BM25 over lower-case words and numbers; no stop words. Ties go to the lower index.
 
-    The index takes about a second per 100,000 items to build, so it isn't kept on disk.
+    The index of 100,000 items is built in some seconds, so it isn't kept on disk.
     """
 
     def __init__(self, pool: Sequence[str]):
