@@ -87,7 +87,7 @@ def test_each_arm_is_the_ledgers_point(name):
 
 
 def test_arms_are_trained_alike():
-    """Equal steps over equal examples: only what makes the arm differs, and a soft prompt's rate."""
+    """Equal steps over equal examples: only what makes the arm differs, and soft prompts' rate."""
     allowed = ("name", "adapter.", "curriculum.", "distill.", "eval.", "train.ce_weight")
     base = config_of("direct_fine_tuning")
     for name, (trained, *_) in LEDGER.items():
