@@ -29,6 +29,7 @@ setup(
         "numpy",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "pyyaml",
         "rich",
         "sacrebleu",
         "safetensors",
@@ -45,6 +46,6 @@ setup(
         "llmlingua": ["llmlingua"],
         # Of one version an index's CPU build ("+cpu") outranks its plain one, where it has both.
         "peers": ["torch==2.13.*", "transformers", "peft"],
-        "test": ["beartype", "hypothesis", "pytest", "ruff"],
+        "test": ["beartype", "hypothesis", "kubeflow-trainer-api", "pytest", "ruff"],
     },
 )
