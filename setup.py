@@ -29,6 +29,7 @@ setup(
         "numpy",
         "optax>=0.2.8",
         "orbax-checkpoint>=0.12.8",
+        "pyyaml",
         "rich",
         "sacrebleu",
         "safetensors",
@@ -53,6 +54,13 @@ setup(
             "llmlingua==0.2.2",
             "sentence-transformers",
         ],
-        "test": ["beartype", "hypothesis", "pytest", "ruff", "selenium"],
+        "test": [
+            "beartype",
+            "hypothesis",
+            "kubeflow-trainer-api",
+            "pytest",
+            "ruff",
+            "selenium",
+        ],
     },
 )

@@ -73,7 +73,7 @@ def main(_: list[str]) -> None:
 
 def _watch(workdir: Path | None) -> None:
     # Before the imports below, which take seconds: a launcher may signal from now on.
-    from pintern.evaluation.signals import Signals
+    from pintern.training.signals import Signals
 
     signals = Signals()
     from pintern.errors import UserError
@@ -87,7 +87,7 @@ def _watch(workdir: Path | None) -> None:
         )
     if workdir is None:
         raise UserError("--watch needs the run to stand beside.", "Give --workdir=RUN.")
-    from pintern.evaluation.watch import watch
+    from pintern.training.watch import watch
 
     complete = watch(
         workdir,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from prompt_samples import TEMPLATE, TOKENIZERS, tiny_tokenizer, unigram_bits
 
-from pintern.config import _CHOICES
+from pintern.config.checks import CHOICES
 from pintern.errors import UserError
 from pintern.prompts.compressors.make import COMPRESSORS, make_compressor
 from pintern.prompts.compressors.rates import TOLERANCE, keep_rate_of
@@ -202,7 +202,7 @@ def test_a_package_that_is_not_installed_is_named(monkeypatch):
 
 
 def test_every_kind_of_the_config_is_made_and_no_other():
-    assert set(_CHOICES["prompt.compressor"]) == set(COMPRESSORS)
+    assert set(CHOICES["prompt.compressor"]) == set(COMPRESSORS)
     with pytest.raises(UserError, match=r"'gzip'.*self_information, llmlingua2, truncation"):
         make_compressor("gzip", tiny_tokenizer(), surprisal=unigram_bits, llmlingua_model="")
     made = make_compressor(

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from pintern.config import _CHOICES
+from pintern.config.checks import CHOICES
 from pintern.errors import UserError
 from pintern.prompts.retrievers.controls import FixedRetriever, RandomRetriever
 from pintern.prompts.retrievers.lexical import BM25Retriever
@@ -151,8 +151,8 @@ def test_bad_kind_and_bad_pool_are_named():
 
 
 def test_the_config_takes_every_kind():
-    assert set(_CHOICES["prompt.retriever"]) == set(RETRIEVERS)
-    assert set(_CHOICES["prompt.similarity"]) == set(SIMILARITIES)
+    assert set(CHOICES["prompt.retriever"]) == set(RETRIEVERS)
+    assert set(CHOICES["prompt.similarity"]) == set(SIMILARITIES)
 
 
 def test_dense_puts_the_highest_cosine_first():

@@ -46,6 +46,8 @@ def soft_prompt_alone(config: ConfigDict) -> ConfigDict:
     """Trains twenty vectors and no LoRA, started from the vocabulary (2104.08691)."""
     config.adapter.targets = ()
     config.adapter.soft_prompt = 20
+    # Vectors in front of a frozen model want larger steps than LoRA; as in the reduced IPT study.
+    config.train.learning_rate = 3e-2
     return config
 
 

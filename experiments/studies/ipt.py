@@ -75,6 +75,7 @@ def get_study(data: str = "../shared/data") -> Study:
             "GPT-2-XL": {"model.path": "openai-community/gpt2-xl"},
         },
         reference=f"PT, P={SHORT}",
+        contrasts=contrasts(SHORT, LONG),
         paper=(FINDINGS,),
         lines=(
             Lines("similarity", "method", "Score over the similarity of the demonstration"),
@@ -86,6 +87,22 @@ def get_study(data: str = "../shared/data") -> Study:
         ),
         usd_per_hour=4.0,
     )
+
+
+def contrasts(short: int, long: int) -> tuple[tuple[str, str], ...]:
+    """The first finding as pairs of arms, at two lengths and three similarities."""
+    icl = "ICL, 1 example"
+    lengths = [
+        pair
+        for length in (short, long)
+        for pair in (
+            (f"PT, P={length}", icl),
+            (f"IPT, P={length}", icl),
+            (f"IPT, P={length}", f"PT, P={length}"),
+        )
+    ]
+    far = [(f"IPT, P={short}, similarity {q:g}", f"PT, P={short}") for q in QUANTILES]
+    return (*lengths, *far)
 
 
 def _row(

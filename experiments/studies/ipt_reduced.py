@@ -14,15 +14,13 @@ there is nothing left to learn.
 """
 
 from experiments.companies.task import NAMES, company_fields
-from experiments.studies.ipt import FINDINGS
+from experiments.studies.ipt import FINDINGS, QUANTILES, contrasts
 from experiments.studies.rows import ICL, row
 from pintern.studies.diagnostics import Transfer
 from pintern.studies.study import Lines, Row, Study
 
 # The paper has about 25 and 100 vectors at widths of 1536 and more; the bundled model's is 192.
 SHORT, LONG = 8, 25
-# Of the similarities of a query to the labelled pairs; 1 is the nearest, which is plain IPT.
-QUANTILES = (0.5, 0.0)
 ONE_SHOT = "ICL, 1 example"
 
 TRAINING = {
@@ -60,6 +58,7 @@ def get_study() -> Study:
         ),
         tasks={name: company_fields(i, partial=True) for i, name in enumerate(NAMES)},
         reference=f"PT, P={SHORT}",
+        contrasts=contrasts(SHORT, LONG),
         paper=(FINDINGS,),
         lines=(
             Lines("similarity", "method", "Score over the similarity of the demonstration"),

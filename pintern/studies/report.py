@@ -16,6 +16,7 @@ from pintern.errors import UserError
 from pintern.report import study_plots as plots
 from pintern.report.study_page import Part, write_study_page
 from pintern.studies import tables
+from pintern.studies.across import across_tasks, transfers_of
 from pintern.studies.folder import finished_lines, folder_of
 from pintern.studies.ledger import Ledger
 from pintern.studies.line import versions
@@ -41,7 +42,8 @@ def write_report(study: Study, workdir: Path, *, command: str) -> tuple[str, Pat
     changed = sum(cell.name in ledger and cell.name not in finished for cell in cells)
     results = results_of(study, [line for _, line in finished.values()], workdir)
     unfinished = len(cells) - len(finished)
-    text = tables.markdown(study, results, unfinished, changed)
+    across = across_tasks(study, results, workdir)
+    text = tables.markdown(study, results, unfinished, changed, across)
     report = workdir / "report"
     # Of processes that share a grid the last one to end writes last.
     with lock(workdir / "locks" / "report"):
@@ -231,15 +233,7 @@ def _across(results: Sequence[Result], report: Path) -> dict[str, Path]:
     """Transfer between tasks, one heat map for each model."""
     pictures = {}
     for model in dict.fromkeys(r.model for r in results):
-        panels: dict[str, dict[str, dict[str, float]]] = {}
-        for r in [r for r in results if r.model == model]:
-            for name in [name for name in r.first["measures"] if name.startswith("transfer")]:
-                every = [line["measures"][name] for line in r.lines.values()]
-                panel = f"{r.arm}, {every[0]['shots']} of the target's examples"
-                panels.setdefault(panel, {})[r.task] = {
-                    target: float(np.mean([found["scores"][target] for found in every]))
-                    for target in every[0]["scores"]
-                }
+        panels = transfers_of([r for r in results if r.model == model])
         if panels:
             path = report / f"transfer-{slug(model)}.png"
             metrics = {r.first["metric"] for r in results}

@@ -117,7 +117,7 @@ def _group(study: Study, lines: Sequence[Line], workdir: Path) -> list[Result]:
             "Compare arms by one metric.",
         )
     scores = {
-        arm: {line["seed"]: _by_example(read_predictions(line, workdir)) for line in cells}
+        arm: {line["seed"]: example_scores(read_predictions(line, workdir)) for line in cells}
         for arm, cells in by_arm.items()
     }
     found = {arm: _result(cells, scores[arm]) for arm, cells in by_arm.items()}
@@ -166,7 +166,7 @@ def _against_prompt(study: Study, result: Result, found: Mapping[str, Result]) -
     return dataclasses.replace(result, **changes)
 
 
-def _by_example(predictions: Sequence[Mapping[str, Any]]) -> dict[Hashable, float]:
+def example_scores(predictions: Sequence[Mapping[str, Any]]) -> dict[Hashable, float]:
     """Score by query and gold answer, numbered where a test set has the same twice."""
     found: dict[Hashable, float] = {}
     times: dict[tuple[str, str], int] = {}

@@ -118,6 +118,7 @@ class Study:
       models: name to what the model changes; laid over the task's changes.
       seeds: of every random choice.
       reference: arm that the others are tested against, pair by pair; empty makes no tests.
+      contrasts: pairs of arms that are tested over the examples of all tasks together.
       none: arm without the prompt, and
       prompted: arm with the full prompt: both together give the internalisation score
         (x − none) / (prompted − none) of the others. Empty leaves it out.
@@ -139,6 +140,7 @@ class Study:
     models: Mapping[str, Overrides] = dataclasses.field(default_factory=lambda: {"nano": {}})
     seeds: tuple[int, ...] = (0, 1, 2)
     reference: str = ""
+    contrasts: tuple[tuple[str, str], ...] = ()
     none: str = ""
     prompted: str = ""
     measures: tuple[Measure, ...] = ()
@@ -244,7 +246,8 @@ def cells_of(study: Study) -> list[Cell]:
             "Give each row, task and model a name of its own (letters and digits count).",
         )
     arms = {cell.arm.name for cell in cells}
-    for name in (study.reference, study.none, study.prompted):
+    paired = [arm for pair in study.contrasts for arm in pair]
+    for name in (study.reference, study.none, study.prompted, *paired):
         if name and name not in arms:
             raise UserError(
                 f"Study {study.name!r} names the arm {name!r}, which none of its rows makes.",

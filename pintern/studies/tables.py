@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from pintern.studies.across import Part
 from pintern.studies.results import Result
 from pintern.studies.study import PaperTable, Study
 
@@ -25,8 +26,14 @@ MEASURES = {
 }
 
 
-def markdown(study: Study, results: Sequence[Result], unfinished: int, left_out: int) -> str:
-    """Question, one table per task and model, the paper's tables, notes."""
+def markdown(
+    study: Study,
+    results: Sequence[Result],
+    unfinished: int,
+    left_out: int,
+    across: Sequence[Part] = (),
+) -> str:
+    """Question, one table per task and model, what they say together, the paper's, notes."""
     parts = [f"# {study.name}", study.question]
     if unfinished:
         parts.append(f"**{unfinished} cells are not finished; the tables are of the others.**")
@@ -40,6 +47,8 @@ def markdown(study: Study, results: Sequence[Result], unfinished: int, left_out:
         notes = {line["note"] for r in group for line in r.lines.values() if line["note"]}
         parts += sorted(notes)
     parts += [legend(study, results)] if results else []
+    for heading, head, rows, below in across:
+        parts += [f"## {heading}", markdown_table(head, rows), below]
     for paper in study.paper:
         head, rows = paper_table(paper)
         parts += [f"## Published: {paper.source}", markdown_table(head, rows)]

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, assemble, fresh_adapter
 from pintern.errors import UserError
-from pintern.evaluation.signals import Signals
 from pintern.training.checkpoint import Checkpoints
+from pintern.training.signals import Signals
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import check_base, read_config
 
