@@ -33,6 +33,7 @@ setup(
         "rich",
         "sacrebleu",
         "safetensors",
+        "sqlglot",
         "tensorboardX",
         "tensorflow-datasets",
         "tokenizers",
@@ -43,9 +44,23 @@ setup(
         "cuda": ["jax[cuda13]"],
         "plan": ["libtpu"],
         "dense": ["sentence-transformers"],
-        "llmlingua": ["llmlingua"],
+        # Its constructor is replaced (pintern/prompts/compressors/llmlingua.py), hence one version.
+        "llmlingua": ["llmlingua==0.2.2"],
         # Of one version an index's CPU build ("+cpu") outranks its plain one, where it has both.
-        "peers": ["torch==2.13.*", "transformers", "peft"],
-        "test": ["beartype", "hypothesis", "kubeflow-trainer-api", "pytest", "ruff"],
+        "peers": [
+            "torch==2.13.*",
+            "transformers",
+            "peft",
+            "llmlingua==0.2.2",
+            "sentence-transformers",
+        ],
+        "test": [
+            "beartype",
+            "hypothesis",
+            "kubeflow-trainer-api",
+            "pytest",
+            "ruff",
+            "selenium",
+        ],
     },
 )

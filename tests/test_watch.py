@@ -9,8 +9,8 @@ import pytest
 import tiny
 
 from pintern.errors import UserError
-from pintern.evaluation.signals import Signals
-from pintern.evaluation.watch import checkpoint_steps, watch
+from pintern.training.signals import Signals
+from pintern.training.watch import checkpoint_steps, watch
 
 
 class Told:
