@@ -132,7 +132,9 @@ def job_set(
     }
     if target.resource == "google.com/tpu":
         # Between the chips' hosts (8471), megascale (8080) and the coordinator (8476).
-        container["ports"] = [{"containerPort": port} for port in (8471, 8080, _PORT)]
+        container["ports"] = [
+            {"containerPort": port, "protocol": "TCP"} for port in (8471, 8080, _PORT)
+        ]
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace,

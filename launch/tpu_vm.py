@@ -119,7 +119,9 @@ class Launch:
         if vm is None:
             return Seen(request, None, (), trouble)
         workers: tuple[str, ...] = ()
-        if vm.get("state") == "READY" and request in (None, "ACTIVE"):
+        # A VM that is neither this launcher's nor given to it is not even logged in to.
+        mine = request == "ACTIVE" or self._commands.values.existing
+        if vm.get("state") == "READY" and mine:
             workers = self._probe(len(vm.get("networkEndpoints", ())) or 1)
         return Seen(request, vm.get("state", "UNKNOWN"), workers, trouble)
 

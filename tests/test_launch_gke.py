@@ -36,7 +36,7 @@ def variables(manifest, job=0):
 TPU_TYPES = [f"{g}-{unit * n}" for g, (_, unit, shapes) in _TPUS.items() for n in shapes]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     st.sampled_from([*TPU_TYPES, "nvidia-h100-80gb"]),
     st.integers(1, 4),

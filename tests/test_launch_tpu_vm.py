@@ -211,7 +211,7 @@ def test_the_shipped_code_is_what_git_lists_and_runs_with_its_environment(replay
     ],
 )
 def test_a_vm_that_is_taken_away_is_made_anew_and_the_run_goes_on(replay, end):
-    cloud = replay(lives=[[{"request": "ACCEPTED"}, {**UP, "lost_after": 1}, end], [UP]])
+    cloud = replay(lives=[[{"request": "ACCEPTED"}, UP, UP, {**UP, "lost_after": 1}, end], [UP]])
     code, out, err = cloud.run(job(lasting=1))
     assert code == 0, err
     assert starts(cloud) == 4
@@ -239,11 +239,12 @@ def test_a_worker_that_ssh_never_reaches_costs_the_vm(replay):
 
 
 def test_ssh_that_fails_while_starting_one_worker_is_tried_again(replay):
-    # Looked at, installed, looked at, started on worker 0 alone, looked at again.
-    frames = [UP, UP, {**UP, "broken": [1]}, UP]
+    # Installed after the first look; after the second one started on worker 0 alone.
+    frames = [UP, {**UP, "broken": [1], "broken_for": "setsid"}, UP]
     cloud = replay(lives=[frames])
     code, out, err = cloud.run('echo x >>"${0#--workdir=}"; sleep 2; echo done')
     assert code == 0, err
+    assert "start failed: ERROR" in err
     assert starts(cloud) == 2
     assert "done" in out
 

@@ -9,9 +9,10 @@ A test puts a script named `gcloud` on PATH that calls `main` with a folder. `sc
 A life begins with a successful `create` (the first is there already with "exists": true) and ends
 with `delete`. Each look at the request (or, with "existing": true, at the VM) moves on to the
 life's next frame, and it stays at the last. "error" is what a FAILED request says; "broken" workers
-answer no ssh; "lost_after" seconds of following a log the next frame comes. A worker is a folder,
-its home: ssh runs the command there, scp copies into it. A VM that is preempted or deleted loses
-its processes and its homes. Every call is written to `calls.jsonl`.
+answer no ssh, or with "broken_for" none whose command holds that; "lost_after" seconds of following
+a log the next frame comes. A worker is a folder, its home: ssh runs the command there, scp copies
+into it. A VM that is preempted or deleted loses its processes and its homes. Every call is written
+to `calls.jsonl`.
 """
 
 from __future__ import annotations
@@ -159,7 +160,7 @@ class Cloud:
         homes, failed = self._homes(), False
         chosen = range(len(homes)) if given.worker == "all" else [int(given.worker)]
         for i in chosen:
-            if i in frame.get("broken", []):
+            if i in frame.get("broken", []) and frame.get("broken_for", "") in given.command:
                 failed = True
                 continue
             environment = os.environ | {"HOME": str(homes[i])}
