@@ -76,7 +76,7 @@ def test_a_checkpoint_that_training_removed_is_left_out_and_a_broken_one_told(
     tmp_path, monkeypatch
 ):
     run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
-    from pintern.evaluation import watch as module
+    from pintern.training import watch as module
 
     seen = module.checkpoint_steps
     late = iter([[6, 7, 8], [6, 7, 8]])  # 7 is gone when its turn comes
