@@ -3,11 +3,13 @@
 # make test-peers   compare with torch, transformers and peft, in an environment of its own
 # make lint         ruff
 # PYTHON=python3.13 VENV=.venv313 make test   another interpreter
+# make test TESTS='-m "not slow"'             without whole runs and second processes
 
 PYTHON ?= python3
 VENV ?= .venv
 PEERS ?= .venv-peers
 BIN := $(VENV)/bin
+TESTS ?=
 
 .PHONY: quickstart test test-peers lint clean
 
@@ -15,7 +17,7 @@ quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.company.quickstart --workdir=runs/quickstart
 
 test: $(VENV)/installed-test
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TESTS)
 
 test-peers: $(PEERS)/installed
 	JAX_PLATFORMS=cpu $(PEERS)/bin/python -m pytest tests/peers

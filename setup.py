@@ -59,6 +59,7 @@ setup(
             "hypothesis",
             "kubeflow-trainer-api",
             "pytest",
+            "pytest-xdist",
             "ruff",
             "selenium",
         ],
