@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,8 @@ def run(module: str, doc: str, define: Callable[[flags.FlagValues], None], main:
     Each launcher has its own FlagValues: `--name` is another thing in each, and all of them can be
     imported by one process.
     """
+    # A script that starts a launcher in the background leaves Ctrl-C ignored; here it has a meaning.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     argv = sys.argv[1:]
     mine, command = split_command(argv)
     values = flags.FlagValues()
