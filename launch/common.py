@@ -29,7 +29,7 @@ def run(module: str, doc: str, define: Callable[[flags.FlagValues], None], main:
     Each launcher has its own FlagValues: `--name` is another thing in each, and all of them can be
     imported by one process.
     """
-    # A script that starts a launcher in the background leaves Ctrl-C ignored; here it has a meaning.
+    # A script that starts a launcher in the background leaves Ctrl-C ignored; it counts here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     argv = sys.argv[1:]
     mine, command = split_command(argv)
