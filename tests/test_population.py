@@ -15,7 +15,6 @@ import tiny_models
 from flax import nnx
 from ml_collections import ConfigDict
 
-from pintern import population as command
 from pintern.adapters.adapter import Adapter, init_lora
 from pintern.assemble import split_decoder
 from pintern.errors import UserError
@@ -27,6 +26,7 @@ from pintern.training.population import train_population
 from pintern.training.restore import restore_run
 from pintern.training.stacking import make_population_step, rates_of, stack, unstack
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
+from pintern.training.variation import members_of, parse_variation, spread_over_seeds, table
 from pintern.training.workdir import read_config
 
 # What members may differ in, and data that are not of one width: the seed draws retrieved examples.
@@ -331,7 +331,7 @@ def test_a_killed_population_resumes_bit_for_bit(tmp_path):
     )
     config.train.steps = 24
     vary = {"seed": (0, 1), "train.learning_rate": (2e-3, 5e-3)}
-    members = command.members_of(config, vary)
+    members = members_of(config, vary)
     names = [f"seed-{s}_learning_rate-{r}" for s in (0, 1) for r in ("0.002", "0.005")]
     assert list(members) == names
     train_population(list(members.values()), [whole / "members" / name for name in names])
@@ -461,10 +461,10 @@ def test_a_population_goes_on_from_the_last_step_that_all_saved(tmp_path):
 def test_every_combination_is_a_member_of_its_own_name():
     config = tiny.config()
     given = ["seed=0,1", "config.train.learning_rate=1e-3,0.5", "adapter.soft_prompt_text=a b,c d"]
-    vary = command.parse_variation(config, given)
+    vary = parse_variation(config, given)
     assert vary["seed"] == (0, 1)
     assert vary["train.learning_rate"] == (0.001, 0.5)
-    members = command.members_of(config, vary)
+    members = members_of(config, vary)
     assert len(members) == 8
     chosen: ConfigDict = members["seed-1_learning_rate-0.001_soft_prompt_text-1"]
     assert (chosen.seed, chosen.train.learning_rate) == (1, 1e-3)
@@ -488,21 +488,21 @@ def test_every_combination_is_a_member_of_its_own_name():
 def test_a_wrong_variation_is_told(given, message):
     config = tiny.config()
     with pytest.raises(UserError, match=message):
-        command.members_of(config, command.parse_variation(config, given))
+        members_of(config, parse_variation(config, given))
 
 
 def test_the_table_has_every_member_and_the_spread_of_its_seeds(tmp_path):
     config = tiny.config()
     vary = {"seed": (0, 1), "train.learning_rate": (1e-3, 2e-3)}
-    members = command.members_of(config, vary)
+    members = members_of(config, vary)
     outcomes = [Outcome(tmp_path / name, "trained", 8, 1.5) for name in members]
     outcomes[3] = Outcome(outcomes[3].workdir, "diverged", 4, None, "The loss at step 4 is nan")
     scores = {outcome.workdir: 10.0 * i for i, outcome in enumerate(outcomes[:3])}
-    text = command.table(outcomes, scores)
+    text = table(outcomes, scores)
     last = text.splitlines()[-2:]
     assert last[0].split() == ["seed-1_learning_rate-0.002", "diverged", "4", "–", "–"]
     assert last[1] == "seed-1_learning_rate-0.002: The loss at step 4 is nan"
-    spread = command.spread_over_seeds(list(members.values()), vary, outcomes, scores)
+    spread = spread_over_seeds(list(members.values()), vary, outcomes, scores)
     rows = [line.split() for line in spread.splitlines()[1:]]
     assert rows[0] == "train.learning_rate=0.001 2 10.0 14.1 0.0 20.0".split()
     assert rows[1] == "train.learning_rate=0.002 1 10.0 nan 10.0 10.0".split()

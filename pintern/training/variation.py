@@ -1,0 +1,128 @@
+"""What the members of a population differ in, and what came of them, as tables."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from pintern.config import validate
+from pintern.errors import UserError
+from pintern.training.members import VARIED, Outcome
+
+Variation = dict[str, tuple[Any, ...]]
+
+
+def parse_variation(config: ConfigDict, flags_given: Sequence[str]) -> Variation:
+    """Fields and their values from `field=value,value`, in the type that the config has.
+
+    Raises:
+      UserError: a field that isn't one or can't be varied, or a value of another type.
+    """
+    vary: Variation = {}
+    for given in flags_given:
+        field, equals, values = given.partition("=")
+        field = field.removeprefix("config.")
+        if field not in VARIED or not equals or not values:
+            raise UserError(
+                f"--vary={given} is not FIELD=VALUE,VALUE with a field that members may differ in.",
+                f"Those are {', '.join(VARIED)}.",
+            )
+        if field in vary:
+            raise UserError(f"--vary names {field} twice; list its values in one flag.")
+        kind = type(_get(config, field))
+        try:
+            vary[field] = tuple(kind(value) for value in values.split(","))
+        except ValueError as error:
+            raise UserError(
+                f"--vary={given}: {field} takes values like {_get(config, field)!r}."
+            ) from error
+    return vary
+
+
+def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
+    """Name to config of every combination: `seed-0_learning_rate-0.01`.
+
+    Raises:
+      UserError: nothing is varied, or a value that the config can't have.
+    """
+    if not vary:
+        raise UserError(
+            "A population varies something, and neither --vary nor a VARY in the config file says "
+            "what.",
+            "For instance --vary=seed=0,1,2,3 --vary=train.learning_rate=1e-2,3e-2.",
+        )
+    members: dict[str, ConfigDict] = {}
+    for values in itertools.product(*vary.values()):
+        member = config.copy_and_resolve_references()
+        words = []
+        for field, value in zip(vary, values, strict=True):
+            group, _, last = field.rpartition(".")
+            (member[group] if group else member)[last] = value
+            shown = f"{value:g}" if isinstance(value, float) else str(value)
+            # A text or a path makes no folder name: its number stands for it.
+            plain = re.fullmatch(r"[\w.+-]{1,40}", shown)
+            words.append(f"{last}-{shown if plain else vary[field].index(value)}")
+        name = "_".join(words)
+        if name in members:
+            raise UserError(f"Two members would be called {name}: --vary repeats a value.")
+        members[name] = validate(member)
+    return members
+
+
+def table(outcomes: Sequence[Outcome], scores: dict[Path, float]) -> str:
+    """One line a member: how it ended, its last loss, and its score where it was evaluated."""
+    width = max(len("member"), *(len(outcome.workdir.name) for outcome in outcomes))
+    lines = [f"{'member':<{width}}  {'state':<9} {'step':>7} {'last loss':>10} {'score':>7}"]
+    for outcome in outcomes:
+        loss = "–" if outcome.loss is None else f"{outcome.loss:.4f}"
+        score = f"{scores[outcome.workdir]:.1f}" if outcome.workdir in scores else "–"
+        lines.append(
+            f"{outcome.workdir.name:<{width}}  {outcome.state:<9} {outcome.step:>7} {loss:>10} "
+            f"{score:>7}"
+        )
+    lines += [
+        f"{outcome.workdir.name}: {outcome.message}" for outcome in outcomes if outcome.message
+    ]
+    return "\n".join(lines)
+
+
+def spread_over_seeds(
+    configs: Sequence[ConfigDict],
+    vary: Variation,
+    outcomes: Sequence[Outcome],
+    scores: dict[Path, float],
+) -> str:
+    """Mean and standard deviation over the seeds of each setting of the other varied fields."""
+    others = [field for field in vary if field != "seed"]
+    found: dict[tuple[str, ...], list[float]] = {}
+    for config, outcome in zip(configs, outcomes, strict=True):
+        setting = tuple(f"{field}={_get(config, field)}" for field in others)
+        found.setdefault(setting, [])
+        if outcome.workdir in scores:
+            found[setting].append(scores[outcome.workdir])
+    names = [", ".join(setting) or "all" for setting in found]
+    width = max(len("setting"), *map(len, names))
+    lines = [f"{'setting':<{width}}  {'seeds':>5} {'mean':>6} {'SD':>6} {'min':>6} {'max':>6}"]
+    for name, values in zip(names, found.values(), strict=True):
+        if not values:
+            lines.append(f"{name:<{width}}  {0:>5}")
+            continue
+        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        lines.append(
+            f"{name:<{width}}  {len(values):>5} {statistics.mean(values):>6.1f} {spread:>6.1f} "
+            f"{min(values):>6.1f} {max(values):>6.1f}"
+        )
+    return "\n".join(lines)
+
+
+def _get(config: ConfigDict, field: str) -> Any:
+    for name in field.split("."):
+        config = config[name]
+    return config
