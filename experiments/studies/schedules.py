@@ -2,7 +2,7 @@
 
     python -m pintern.study --study=experiments/studies/schedules.py --workdir=runs/schedules
 
-Linear, exponential, inverse exponential, cosine and adaptive falls over 2 to 8 stages; with and
+Linear, exponential, inverse exponential, cosine and adaptive falls over 2, 4 and 8 stages; with and
 without compression of the template, with and without absorption of the examples; the keep rate of
 a single stage between all and nothing. Reduced: the company task on the bundled model.
 """
@@ -10,7 +10,8 @@ a single stage between all and nothing. Reduced: the company task on the bundled
 from experiments.studies.rows import DIRECT, ICL, OURS, ZERO_SHOT, row
 from pintern.studies.study import Lines, PaperTable, Row, Study
 
-STAGES = (3, 4, 6, 8)
+# Beside the two stages that all shapes have in common.
+STAGES = (4, 8)
 SHAPES = ("linear", "exponential", "inverse_exponential", "cosine")
 KEEP_RATES = (0.2, 0.4, 0.6, 0.8)
 # Every row has half of its steps on the query alone: what differs is the way down to it.
@@ -89,7 +90,7 @@ def _shapes() -> list[Row]:
             changes = {"curriculum.schedule": shape, "curriculum.stages": stages}
             name = f"{shape.replace('_', ' ')}, {stages} stages"
             made.append(_progressive(name, changes, schedule=shape, stages=stages))
-    for stages in (4, 8):
+    for stages in STAGES:
         changes = {
             "curriculum.schedule": "adaptive",
             "curriculum.stages": stages,
