@@ -32,6 +32,7 @@ setup(
         "rich",
         "sacrebleu",
         "safetensors",
+        "sqlglot",
         "tensorboardX",
         "tensorflow-datasets",
         "tokenizers",
@@ -42,9 +43,16 @@ setup(
         "cuda": ["jax[cuda13]"],
         "plan": ["libtpu"],
         "dense": ["sentence-transformers"],
-        "llmlingua": ["llmlingua"],
+        # Its constructor is replaced (pintern/prompts/compressors/llmlingua.py), hence one version.
+        "llmlingua": ["llmlingua==0.2.2"],
         # Of one version an index's CPU build ("+cpu") outranks its plain one, where it has both.
-        "peers": ["torch==2.13.*", "transformers", "peft"],
-        "test": ["beartype", "hypothesis", "pytest", "ruff"],
+        "peers": [
+            "torch==2.13.*",
+            "transformers",
+            "peft",
+            "llmlingua==0.2.2",
+            "sentence-transformers",
+        ],
+        "test": ["beartype", "hypothesis", "pytest", "ruff", "selenium"],
     },
 )

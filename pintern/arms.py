@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, assemble
-from pintern.config import validate
+from pintern.config import trains, validate
 from pintern.errors import UserError
 from pintern.evaluation.latency import measure_latency
 from pintern.evaluation.run import (
@@ -43,6 +43,10 @@ from pintern.training.restore import restore_run
 from pintern.training.workdir import check_base, claim
 
 _VERSIONED = ("jax", "flax", "optax", "orbax-checkpoint", "transformers", "numpy")
+
+
+class StoppedError(UserError):
+    """A signal stopped a training, which is saved; the same call goes on from there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +81,24 @@ class Arm:
         return " + ".join(parts) if self.trained else "–"
 
 
+def arm_of(
+    config: ConfigDict, *, seed: int | None = None, name: str = "", scored_as: str = ""
+) -> Arm:
+    """The arm that a config describes: what is trained, both prompts and the loss stand in it.
+
+    Args:
+      config: of the arm, which gets a copy.
+      seed: in place of the config's.
+      name: in place of the config's.
+      scored_as: see `Arm`.
+    """
+    config = config.copy_and_resolve_references()
+    config.seed = config.seed if seed is None else seed
+    config.name = name or config.name
+    prompt = InferencePrompt.of(config)
+    return Arm(config.name, config, prompt, trained=trains(config), scored_as=scored_as)
+
+
 @dataclasses.dataclass
 class Measured:
     """What running an arm gave.
@@ -100,33 +122,42 @@ def run_arms(arms: Sequence[Arm], workdir: Path) -> list[Measured]:
     """Trains and scores every arm in its own folder below `workdir/arms`, resuming what is there.
 
     Raises:
-      UserError: see `train`; also when a signal stopped the training of an arm.
+      UserError: see `run_arm`.
     """
     measured: dict[str, Measured] = {}
     for number, arm in enumerate(arms, 1):
         print(f"[{number}/{len(arms)}] {arm.name}", file=sys.stderr, flush=True)
-        validate(arm.config)
-        folder = workdir / "arms" / arm.folder
         if arm.scored_as:
-            same = measured[arm.scored_as]
-            measured[arm.name] = dataclasses.replace(same, arm=arm)
-            continue
-        if arm.trained:
-            if not train(arm.config, folder):
-                raise UserError(f"Stopped by a signal; {folder} is saved. Run again to go on.")
-            parts, adapter, step = restore_run(folder, arm.config)
+            validate(arm.config)
+            measured[arm.name] = dataclasses.replace(measured[arm.scored_as], arm=arm)
         else:
-            claim(folder, arm.config)
-            parts = assemble(arm.config, prompts_directory=folder / "prompts")
-            check_base(folder, parts.checkpoint)
-            adapter, step = None, 0
-        with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
-            found = evaluate(parts, adapter, arm.prompt, progress=bar.advance)
-        write_evaluation(folder / "eval" / str(step), found, arm.prompt)
-        slices = ", ".join(f"{name} {s.value:.1f}" for name, s in found.slices.items())
-        print(f"  score {found.scores.value:.1f} ({slices})", file=sys.stderr, flush=True)
-        measured[arm.name] = Measured(arm, parts, adapter, found, _training_seconds(folder))
+            measured[arm.name] = run_arm(arm, workdir / "arms" / arm.folder)
     return [measured[arm.name] for arm in arms]
+
+
+def run_arm(arm: Arm, folder: Path) -> Measured:
+    """Trains one arm in its folder, or resumes it, and scores it on the test set.
+
+    Raises:
+      UserError: see `train`; `StoppedError` when a signal stopped the training.
+    """
+    validate(arm.config)
+    if arm.trained:
+        if not train(arm.config, folder):
+            raise StoppedError(f"Stopped by a signal; {folder} is saved. Run again to go on.")
+        parts, adapter, step = restore_run(folder, arm.config)
+    else:
+        claim(folder, arm.config)
+        parts = assemble(arm.config, prompts_directory=folder / "prompts")
+        check_base(folder, parts.checkpoint)
+        adapter, step = None, 0
+    with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
+        found = evaluate(parts, adapter, arm.prompt, progress=bar.advance)
+    write_evaluation(folder / "eval" / str(step), found, arm.prompt)
+    slices = ", ".join(f"{name} {s.value:.1f}" for name, s in found.slices.items())
+    slices = f" ({slices})" if slices else ""
+    print(f"  score {found.scores.value:.1f}{slices}", file=sys.stderr, flush=True)
+    return Measured(arm, parts, adapter, found, _training_seconds(folder))
 
 
 def time_arms(measured: Sequence[Measured], *, requests: int) -> dict[str, Latency]:

@@ -20,9 +20,11 @@ from pintern.errors import UserError
 from pintern.interop.read import read_adapter
 from pintern.models.hub import resolve_model
 from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
+from pintern.models.pooled import pooled_states_of
 from pintern.models.quantize import quantize
 from pintern.models.surprisal import surprisal_of
 from pintern.prompts.pipeline import Prompts, prepare_prompts
+from pintern.prompts.retrievers.vectors import Encoder, base_encoder
 from pintern.prompts.tokens import PieceTokenizer
 from pintern.tasks import load_task
 
@@ -73,17 +75,39 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
     return checkpoint, tokenizer
 
 
-def assemble(config: ConfigDict, *, prompts_directory: Path | None = None) -> Parts:
-    """Loads base and task, and prepares the prompts."""
-    checkpoint, tokenizer = load_base(config)
+def assemble(
+    config: ConfigDict,
+    *,
+    prompts_directory: Path | None = None,
+    base: tuple[Checkpoint, PieceTokenizer] | None = None,
+) -> Parts:
+    """Loads base and task, and prepares the prompts.
+
+    Args:
+      config: the checked config.
+      prompts_directory: the run's `prompts/`, whose texts are used if they are there.
+      base: what `load_base` gave, where several runs share it.
+    """
+    checkpoint, tokenizer = base or load_base(config)
     prompts = prepare_prompts(
         config,
         load_task(config),
         tokenizer,
         surprisal_of(checkpoint.decoder, tokenizer.bos),
+        text_encoder(config, checkpoint, tokenizer),
         directory=prompts_directory,
     )
     return Parts(config, checkpoint, tokenizer.ending_with(prompts.renderer.eos), prompts)
+
+
+def text_encoder(config: ConfigDict, checkpoint: Checkpoint, tokenizer: PieceTokenizer) -> Encoder:
+    """Vectors of texts under the base; their key names all that the numbers follow from."""
+    identity = (
+        f"pooled states 1, base {checkpoint.fingerprint}, {checkpoint.decoder.embedding.dtype}, "
+        f"{config.model.quantize}, {jax.default_backend()}, start {tokenizer.bos}"
+    )
+    pooled = pooled_states_of(checkpoint.decoder, tokenizer.bos)
+    return base_encoder(tokenizer, pooled, identity)
 
 
 def new_adapter(parts: Parts) -> Adapter:

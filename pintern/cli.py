@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from absl import app, flags, logging
 
 from pintern.errors import EXIT_CODE, UserError, report_user_errors
+from pintern.paths import user_cache
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -70,8 +71,7 @@ def _quiet_and_cached() -> None:
     """
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(cache / "pintern" / "jax"))
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "jax"))
 
 
 def run(main: Callable[[list[str]], None]) -> None:

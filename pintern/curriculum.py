@@ -18,6 +18,11 @@ with a = 3. Over `stages` a run holds each level for an equal share of its steps
 falls at every step and is rounded to the nearest of `stages` levels, so that the levels in the
 middle get their share of a continuous fall. `adaptive` walks the linear levels, and leaves one as
 soon as the score at the next level is within ε of the score at this one.
+
+With removal smoothing (stepwise internalization, 2405.14838) a step may be further along than the
+schedule says: it takes the level of the stage o stages later, at most the last, where o ≥ 0 is
+drawn for each step with P(o) = (1 − e^(−λ))·e^(−λo). The paper has λ = 4, so that 1.8 % of the
+steps are ahead. The draw is a pure function of seed and step.
 """
 
 import dataclasses
@@ -25,6 +30,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from pintern.errors import UserError
 
@@ -89,6 +96,8 @@ class Curriculum:
       adaptive: stages end by score, not only by step.
       epsilon: adaptive: score points that the next level may lag behind.
       patience: adaptive: steps between two looks at the scores.
+      smoothing: λ of the random steps ahead; 0 is none.
+      seed: of those.
     """
 
     levels: tuple[Level, ...]
@@ -96,15 +105,42 @@ class Curriculum:
     adaptive: bool = False
     epsilon: float = 2.0
     patience: int = 50
+    smoothing: float = 0.0
+    seed: int = 0
+
+    def stage_at(self, step: int, state: AdaptiveState | None = None) -> int:
+        """Index of the stage that the schedule says, smoothing aside."""
+        if self.adaptive:
+            return (state or AdaptiveState()).stage
+        for number, stage in enumerate(self.stages):
+            if step < stage.stop:
+                return number
+        return len(self.stages) - 1
+
+    def begins_stage(self, step: int, state: AdaptiveState | None = None) -> bool:
+        """Whether the schedule enters a stage at this step, the first one aside."""
+        if self.adaptive:
+            return step > 0 and (state or AdaptiveState()).since == step
+        return any(stage.start == step for stage in self.stages[1:])
+
+    def steps_ahead(self, step: int) -> int:
+        """o, how many stages a step is further along: a pure function of seed and step."""
+        if not self.smoothing:
+            return 0
+        drawn = 1.0 - np.random.default_rng([self.seed, step, 5]).random()  # in (0, 1]
+        # ⌊−ln(u)/λ⌋ is geometric: P(o ≥ n) = P(u ≤ e^(−λn)) = e^(−λn).
+        return math.floor(-math.log(drawn) / self.smoothing)
 
     def level_at(self, step: int, state: AdaptiveState | None = None) -> Level:
-        """Level of a step: a pure function of the step, or of an adaptive run's state."""
-        if self.adaptive:
-            return self.levels[(state or AdaptiveState()).stage]
-        for stage in self.stages:
-            if step < stage.stop:
-                return stage.level
-        return self.levels[-1]
+        """Level of a step: a pure function of seed and step, and of an adaptive run's state."""
+        number = self.stage_at(step, state) + self.steps_ahead(step)
+        return self.stages[min(number, len(self.stages) - 1)].level
+
+    def levels_of_stage(self, step: int, state: AdaptiveState | None = None) -> list[Level]:
+        """Levels from a step to the end of its stage, each once, as they are first needed."""
+        stop = self.stages[self.stage_at(step, state)].stop if self.smoothing else 0
+        steps = range(step, max(stop, step + 1))
+        return list(dict.fromkeys(self.level_at(each, state) for each in steps))
 
     def must_look(self, step: int, state: AdaptiveState) -> bool:
         """Whether an adaptive run compares scores before this step."""
@@ -136,6 +172,8 @@ def make_curriculum(
     final_share: float = 0.0,
     epsilon: float = 2.0,
     patience: int = 50,
+    smoothing: float = 0.0,
+    seed: int = 0,
 ) -> Curriculum:
     """Builds the curriculum that a config asks for.
 
@@ -150,6 +188,8 @@ def make_curriculum(
       final_share: share of all steps spent on the last level; 0 means an equal share.
       epsilon: see `Curriculum`.
       patience: see `Curriculum`.
+      smoothing: see `Curriculum`.
+      seed: see `Curriculum`.
 
     Raises:
       UserError: an unknown schedule or unit, or a unit that the schedule can't have; a rate outside
@@ -179,7 +219,8 @@ def make_curriculum(
         stretches = _continuous(levels, steps, SHAPES[schedule], final_share)
     else:
         stretches = _equal(levels, steps, final_share)
-    return Curriculum(levels, stretches, schedule == "adaptive", epsilon, patience)
+    adaptive = schedule == "adaptive"
+    return Curriculum(levels, stretches, adaptive, epsilon, patience, smoothing, seed)
 
 
 def _check(value: str, allowed: Sequence[str], field: str) -> None:

@@ -1,22 +1,41 @@
-"""Scores a run's checkpoint on the test set.
+"""Scores a run's checkpoint, or the base as it is, on the test set.
 
     python -m pintern.evaluate --workdir=runs/first
+    python -m pintern.evaluate --config=experiments/arms/icl.py
 
 By default the prompt is what the config says for inference: the query alone. `--base` switches the
 adapter off, and `--keep_rate=1 --shots=2` puts the prompt back, so that in-context learning is
 measured by the same code. Predictions and scores go to eval/<step>/ in the run's folder.
 
-`--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config` the
-run's folder needn't be there: it is made, and holds evaluations of `--adapter` or `--base` alone.
+`--samples=20 --temperature=0.8` draws several answers to each example; their scores are averaged,
+and for right-or-wrong metrics pass@k is told.
+
+`--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config`, and
+one of `--adapter`, `--base` or a config that trains nothing, no run is needed: `--workdir` is then
+made and holds these evaluations, and without it nothing is written. The `--config` of a run that is
+there may differ from the run's own in `eval`.
+
+`--watch` stands beside a run that trains, here or on another machine that sees its folder, and
+scores each checkpoint as it comes; it ends when the last one is scored. SIGTERM ends it at once,
+SIGUSR1 tells it that training has ended: it scores what is left.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pintern import cli
 
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from pintern.adapters.adapter import Adapter
+    from pintern.assemble import Parts
+
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.")
 STEP = flags.DEFINE_integer("step", None, "Checkpoint to score; the latest by default.")
 BASE = flags.DEFINE_boolean("base", False, "Score the base model, adapter off.")
 ADAPTER = flags.DEFINE_string(
@@ -24,53 +43,106 @@ ADAPTER = flags.DEFINE_string(
 )
 KEEP_RATE = flags.DEFINE_float("keep_rate", None, "τ of the template; default: config.eval.")
 SHOTS = flags.DEFINE_integer("shots", None, "Retrieved examples; default: config.eval.")
+SAMPLES = flags.DEFINE_integer("samples", None, "Answers per example; default: config.eval.")
+TEMPERATURE = flags.DEFINE_float("temperature", None, "Of sampling; default: config.eval.")
+WATCH = flags.DEFINE_boolean("watch", False, "Score each checkpoint of a run as it comes.")
+POLL = flags.DEFINE_float(
+    "poll", 5.0, "Seconds between looks for a new checkpoint, with --watch.", lower_bound=0.0
+)
 
 
 def main(_: list[str]) -> None:
-    """Scores the checkpoint that the flags name."""
-    workdir = Path(WORKDIR.value)
-    from pintern.errors import UserError
-    from pintern.training.workdir import claim, read_config
+    """Scores what the flags name, or with `--watch` each checkpoint as it comes."""
+    workdir = Path(WORKDIR.value) if WORKDIR.value else None
+    if WATCH.value:
+        _watch(workdir)
+        return
+    config, trained = _scored(workdir)
+    _apply_flags(config)
 
-    trained = not BASE.value and ADAPTER.value is None
-    if BASE.value and ADAPTER.value is not None:
-        raise UserError("--base switches the adapter off; --adapter names one. Give one of them.")
-    if flags.FLAGS.config is None:
-        config = read_config(workdir)
-    elif trained:
-        raise UserError(
-            "--config with a run's checkpoint: the run has its own config.",
-            "Leave --config out, or name what to score by --adapter or --base.",
-        )
-    else:
-        config = cli.config_from_flags()
-        claim(workdir, config)
-    if KEEP_RATE.value is not None:
-        config.eval.keep_rate = KEEP_RATE.value
-    if SHOTS.value is not None:
-        config.eval.shots = SHOTS.value
-
-    from pintern.config import validate
-    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
     from pintern.interop.read import read_adapter
-    from pintern.progress import Progress
     from pintern.training.restore import restore_run
 
-    validate(config)
     parts, adapter, step = restore_run(workdir, config, STEP.value, base=not trained)
     if ADAPTER.value is not None:
         adapter = read_adapter(ADAPTER.value, parts.checkpoint)
         # The context has to hold this one's virtual tokens, and not those of the run's own.
         config.adapter.soft_prompt = adapter.num_virtual_tokens
-    prompt = InferencePrompt(config.eval.keep_rate, config.eval.shots)
-    with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
-        found = evaluate(parts, adapter, prompt, progress=bar.advance)
-    name = "base" if BASE.value else str(step)
+    _score(workdir, parts, adapter, _name(config, step if trained else None))
+
+
+def _watch(workdir: Path | None) -> None:
+    # Before the imports below, which take seconds: a launcher may signal from now on.
+    from pintern.training.signals import Signals
+
+    signals = Signals()
+    from pintern.errors import UserError
+
+    given = {"--config": flags.FLAGS.config, "--step": STEP.value, "--adapter": ADAPTER.value}
+    wrong = [name for name, value in given.items() if value is not None] + ["--base"] * BASE.value
+    if wrong:
+        raise UserError(
+            f"--watch scores each checkpoint of the run; {wrong[0]} names something else.",
+            f"Leave out --watch or {wrong[0]}.",
+        )
+    if workdir is None:
+        raise UserError("--watch needs the run to stand beside.", "Give --workdir=RUN.")
+    from pintern.training.watch import watch
+
+    complete = watch(
+        workdir,
+        signals,
+        prepare=_apply_flags,
+        score=lambda parts, adapter, step: _score(
+            workdir, parts, adapter, _name(parts.config, step)
+        ),
+        name_of=_name,
+        poll=POLL.value,
+    )
+    print("The run's last step is scored." if complete else "Ended before the run's last step.")
+
+
+def _apply_flags(config: ConfigDict) -> None:
+    """Puts the flags' inference prompt and sampling into the config, and checks it."""
+    from pintern.config import validate
+
+    for name, flag in (
+        ("keep_rate", KEEP_RATE),
+        ("shots", SHOTS),
+        ("samples", SAMPLES),
+        ("temperature", TEMPERATURE),
+    ):
+        if flag.value is not None:
+            config.eval[name] = flag.value
+    validate(config)
+
+
+def _name(config: ConfigDict, step: int | None) -> str:
+    """Folder in eval/ of what is scored; no step is the base."""
+    fields = config.eval
+    name = "base" if step is None else str(step)
     if ADAPTER.value is not None:
         name = f"adapter-{Path(ADAPTER.value).resolve().name}"
-    if prompt.keep_rate or prompt.shots:
-        name += f"-tau{prompt.keep_rate:g}-shots{prompt.shots}"
-    write_evaluation(workdir / "eval" / name, found, prompt)
+    if fields.keep_rate or fields.shots:
+        name += f"-tau{fields.keep_rate:g}-shots{fields.shots}"
+    if not fields.cached:
+        name += "-uncached"
+    if fields.samples > 1:
+        name += f"-samples{fields.samples}"
+    return name
+
+
+def _score(workdir: Path | None, parts: Parts, adapter: Adapter | None, name: str) -> None:
+    """Scores an adapter, or the base, writes it to eval/ and prints it."""
+    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+    from pintern.progress import Progress
+
+    prompt = InferencePrompt.of(parts.config)
+    requests = len(parts.prompts.task.test) * parts.config.eval.samples
+    with Progress("evaluate", requests, unit="request") as bar:
+        found = evaluate(parts, adapter, prompt, progress=bar.advance)
+    if workdir is not None:
+        write_evaluation(workdir / "eval" / name, found, prompt)
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
     bounds = ""
@@ -79,11 +151,42 @@ def main(_: list[str]) -> None:
     print(f"{found.scores.name} {found.scores.value:.1f}{bounds}, {name}")
     for slice_name, scores in found.slices.items():
         print(f"  {slice_name}: {scores.value:.1f}")
+    for metric, scores in found.further.items():
+        print(f"{metric} {scores.value:.1f}")
+    for k, value in found.pass_at.items():
+        print(f"pass@{k} {value:.1f}")
     print(
         f"prompt tokens per request: {found.template + found.examples + found.query:.1f} "
         f"(template {found.template:.0f}, examples {found.examples:.1f}, query {found.query:.1f})"
     )
-    print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}")
+    if workdir is not None:
+        print(f"Predictions: {workdir / 'eval' / name / 'predictions.jsonl'}", flush=True)
+
+
+def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
+    """The config, and whether a run's checkpoint is scored (else the base, or `--adapter`)."""
+    from pintern.config import trains
+    from pintern.errors import UserError
+    from pintern.training.workdir import check_config, claim, read_config
+
+    if BASE.value and ADAPTER.value is not None:
+        raise UserError("--base switches the adapter off; --adapter names one. Give one of them.")
+    given = flags.FLAGS.config is not None
+    if not given and workdir is None:
+        raise UserError("Give --workdir=RUN, or --config=EXPERIMENT.", "See --help.")
+    config = cli.config_from_flags() if given else read_config(workdir)
+    trained = trains(config) and not BASE.value and ADAPTER.value is None
+    if trained and workdir is None:
+        raise UserError(
+            f"The config of {config.name!r} trains an adapter, and no run of it is named.",
+            "Train it (python -m pintern.train, the same --config and a --workdir), then give "
+            "--workdir here; or score --base.",
+        )
+    if given and trained:
+        check_config(workdir, config, besides=("eval.",))
+    elif given and workdir is not None:
+        claim(workdir, config)
+    return config, trained
 
 
 if __name__ == "__main__":

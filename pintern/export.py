@@ -49,10 +49,17 @@ _MEASURED_ROWS = 200
 
 def main(_: list[str]) -> None:
     """Exports the checkpoint that the flags name."""
+    from pintern.config import trains
+    from pintern.errors import UserError
     from pintern.training.workdir import read_config
 
     workdir, out = Path(WORKDIR.value), Path(OUT.value)
     config = read_config(workdir)
+    if not trains(config):
+        raise UserError(
+            f"{workdir} trains nothing: it holds evaluations of the base as it is.",
+            "There is no adapter to export; serve the base itself.",
+        )
     if not config.model.random_init:
         # Whatever it was trained in: no base is stored in more, so merging loses nothing.
         config.model.dtype = "float32"

@@ -88,10 +88,12 @@ class Progress:
     def _print(self, now: float, note: str) -> None:
         self._printed = now
         rate = self._rate(now)
-        left = (self._total - self._done) / rate if rate else float("inf")
+        remaining = self._total - self._done
+        # Nothing may have been done in this process: all was there already.
+        left = f"{remaining / rate:.0f}" if rate else "0" if not remaining else "?"
         print(
             f"{self._title}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, "
-            f"{left:.0f} s left {note}".rstrip(),
+            f"{left} s left {note}".rstrip(),
             file=sys.stderr,
             flush=True,
         )

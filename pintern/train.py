@@ -8,13 +8,16 @@ then holds config.json, prompts/ (the template at every level, as text to read a
 checkpoints/, metrics.jsonl and tensorboard/. Next:
 
     python -m pintern.evaluate --workdir=runs/first
+
+Started by `launch` as several processes, it connects with the others first.
 """
 
+import sys
 from pathlib import Path
 
 from absl import flags
 
-from pintern import cli
+from pintern import cli, distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.", required=True)
 
@@ -22,6 +25,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absen
 def main(_: list[str]) -> None:
     """Trains the config's run."""
     config = cli.config_from_flags()
+    distributed.initialize()
     from pintern.training.loop import train
 
     workdir = Path(WORKDIR.value)
@@ -29,6 +33,7 @@ def main(_: list[str]) -> None:
         print(f"Trained. Next: python -m pintern.evaluate --workdir={workdir}")
     else:
         print(f"Stopped by a signal; saved in {workdir}. The same command goes on from there.")
+        sys.exit(distributed.stopped_status())
 
 
 if __name__ == "__main__":

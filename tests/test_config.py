@@ -9,6 +9,7 @@ from pintern.config import (
     fingerprint,
     from_json,
     to_json,
+    trains,
     validate,
 )
 from pintern.errors import UserError
@@ -40,6 +41,41 @@ def test_a_chat_template_takes_the_place_of_the_format():
 
 
 @pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"similarity_quantile": 0.5}, r"similarity_quantile is 0\.5.*retriever=similarity_band"),
+        ({"similarity": "bm25", "retriever": "dense"}, r"similarity is 'bm25'.*'dense'"),
+        ({"fixed_shots": (3, 1)}, r"fixed_shots is \(3, 1\).*retriever=fixed"),
+        ({"compressor": "llmlingua2", "ladder": "texts"}, r"'texts'.*'llmlingua2'.*both"),
+        ({"compressor": "llmlingua2", "llmlingua_model": ""}, r"llmlingua_model is empty"),
+        ({"retriever": "sentence_transformers", "sentence_model": ""}, "sentence_model is empty"),
+        ({"retriever": "similarity_band", "similarity_quantile": 1.5}, "between 0 and 1"),
+        ({"retriever": "fixed", "fixed_shots": (1.5,)}, "whole numbers"),
+    ],
+)
+def test_prompt_fields_that_disagree_are_named(fields, said):
+    config = default_config()
+    with config.prompt.ignore_type():
+        config.prompt.update(fields)
+    with pytest.raises(UserError, match=said):
+        validate(config)
+
+
+def test_prompt_fields_that_agree_are_taken():
+    for fields in (
+        {"retriever": "similarity_band", "similarity": "bm25", "similarity_quantile": 0.25},
+        {"retriever": "fixed", "fixed_shots": (3, 1)},
+        {"retriever": "fixed", "fixed_shots": []},
+        {"fixed_shots": []},
+        {"compressor": "llmlingua2", "retriever": "sentence_transformers"},
+    ):
+        config = default_config()
+        with config.prompt.ignore_type():
+            config.prompt.update(fields)
+        assert validate(config) is config
+
+
+@pytest.mark.parametrize(
     ("path", "value", "said"),
     [
         ("train.step", 5, r"config\.train\.step is not a field.*train\.steps"),
@@ -59,9 +95,13 @@ def test_a_chat_template_takes_the_place_of_the_format():
         ("adapter.dropout", 1.0, r"config\.adapter\.dropout is 1.0"),
         ("task.max_train", -1, r"config\.task\.max_train is -1"),
         ("train.decay", "sudden", r"must be one of cosine, linear, constant"),
-        ("adapter.targets", (), r"nothing would be trained"),
+        ("train.ce_weight", 0.0, r"ce_weight is 0 .*config\.distill\.weight is 0"),
+        ("curriculum.smoothing", -1.0, r"config\.curriculum\.smoothing is -1"),
+        ("distill.top_k", -1, r"config\.distill\.top_k is -1"),
         ("train.accumulate", 3, r"batch_rows=16 is not a multiple of .*accumulate=3"),
         ("distill.unlabelled", 10, r"config\.distill\.weight"),
+        ("eval.samples", 5, r"samples is 5 at config\.eval\.temperature=0: all would be the same"),
+        ("eval.samples", 0, r"config\.eval\.samples is 0"),
         (
             "model.quantize",
             "int4",
@@ -89,10 +129,39 @@ def test_a_missing_field_is_named():
         validate(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"labelled": False}, r"the teacher would be asked nothing"),
+        ({"teacher": "first_stage"}, r"distill\.teacher is 'first_stage'"),
+    ],
+)
+def test_distillation_alone_needs_something_to_learn(changes, said):
+    config = changed("train.ce_weight", 0.0)
+    config.distill.weight = 1.0
+    validate(config)
+    config.distill.update(changes)
+    with pytest.raises(UserError, match=said):
+        validate(config)
+
+
+def test_the_prompts_loss_is_a_part_of_the_cross_entropy():
+    config = changed("train.ce_weight", 0.0)
+    config.distill.weight = 1.0
+    config.train.prompt_loss_weight = 0.1
+    with pytest.raises(UserError, match="prompt_loss_weight is a part of it"):
+        validate(config)
+
+
+def test_without_lora_and_soft_prompt_nothing_is_trained():
+    assert trains(default_config())
+    assert not trains(validate(changed("adapter.targets", ())))
+
+
 def test_a_soft_prompt_alone_can_be_trained():
     config = changed("adapter.targets", ())
     config.adapter.soft_prompt = 4
-    validate(config)
+    assert trains(validate(config))
 
 
 def test_json_round_trip():

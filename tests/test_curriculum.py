@@ -182,3 +182,59 @@ def test_a_stage_never_outlasts_its_stretch(patience):
             state = curriculum.advance(step, state, 100.0, 0.0)
         seen.append(curriculum.level_at(step, state))
     assert seen == levels_by_step(make(), 120)
+
+
+def smooth(rate, **changes):
+    return make(steps=4000, smoothing=rate, seed=3, **changes)
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 4.0])
+def test_steps_ahead_are_drawn_from_an_exponential_tail(rate):
+    drawn = [smooth(rate).steps_ahead(step) for step in range(4000)]
+    for least in (1, 2, 3):
+        share = sum(o >= least for o in drawn) / len(drawn)
+        expected = math.exp(-rate * least)
+        assert abs(share - expected) < 4 * math.sqrt(expected / len(drawn)) + 1e-9
+    assert drawn == [smooth(rate).steps_ahead(step) for step in range(4000)]
+    other = make(steps=4000, smoothing=rate, seed=4)
+    assert drawn != [other.steps_ahead(step) for step in range(4000)]
+
+
+@pytest.mark.parametrize("changes", [{}, {"unit": "steps", "schedule": "cosine"}])
+def test_a_smoothed_step_is_so_many_stages_further_along(changes):
+    curriculum, plain = smooth(1.0, **changes), make(steps=4000, **changes)
+    last = len(plain.stages) - 1
+    for step in range(4000):
+        number = next(i for i, stage in enumerate(plain.stages) if step < stage.stop)
+        assert curriculum.stage_at(step) == number
+        further = plain.stages[min(number + curriculum.steps_ahead(step), last)]
+        assert curriculum.level_at(step) == further.level
+    assert curriculum.stages == plain.stages
+
+
+def test_an_adaptive_run_is_smoothed_from_where_it_is():
+    curriculum = smooth(1.0, schedule="adaptive")
+    ahead = next(step for step in range(9, 4000) if curriculum.steps_ahead(step) == 1)
+    assert curriculum.level_at(ahead, AdaptiveState(1, 9)) == curriculum.levels[2]
+    assert curriculum.stage_at(ahead, AdaptiveState(1, 9)) == 1
+    assert curriculum.level_at(ahead, AdaptiveState(3, 9)) == curriculum.levels[3]
+
+
+def test_the_levels_of_a_stage_are_those_that_its_steps_take():
+    plain = make()
+    assert plain.levels_of_stage(31) == [plain.levels[1]]
+    curriculum = make(smoothing=0.7, seed=1)
+    for start, stop in ((0, 30), (12, 30), (95, 120)):
+        taken = {curriculum.level_at(step) for step in range(start, stop)}
+        assert set(curriculum.levels_of_stage(start)) == taken
+    assert curriculum.levels_of_stage(0)[0] == curriculum.level_at(0)
+    assert len(curriculum.levels_of_stage(0)) > 2
+
+
+def test_a_stage_begins_once_and_the_first_not_at_all():
+    curriculum = make(smoothing=1.0)
+    assert [step for step in range(120) if curriculum.begins_stage(step)] == [30, 60, 90]
+    adaptive = make(schedule="adaptive")
+    state = AdaptiveState(1, 17)
+    assert [step for step in range(120) if adaptive.begins_stage(step, state)] == [17]
+    assert not adaptive.begins_stage(0, AdaptiveState())

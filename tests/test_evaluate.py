@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 
 import pytest
 import tiny
@@ -11,6 +12,7 @@ from pintern.curriculum import Level
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator, Sampling
 from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+from pintern.evaluation.sandbox import seccomp
 from pintern.training.probe import probe_score
 from pintern.training.restore import restore_run
 from pintern.training.workdir import read_config
@@ -43,6 +45,26 @@ def test_a_run_is_scored_and_written_down(tmp_path):
     assert tokens["examples"] == 0
     assert tokens["query"] > 5
     assert 1 <= tokens["output"] <= parts.config.eval.max_new_tokens + 1
+
+
+def test_further_metrics_are_written_beside_the_first(tmp_path):
+    parts, adapter, _ = restored()
+    task = dataclasses.replace(
+        parts.prompts.task,
+        further_metrics=("bleu", "exact"),
+        metric_options={"tokenize": "char"},
+    )
+    parts = dataclasses.replace(parts, prompts=dataclasses.replace(parts.prompts, task=task))
+    found = evaluate(parts, adapter, ALONE)
+    write_evaluation(tmp_path, found, ALONE)
+    further = json.loads((tmp_path / "scores.json").read_text())["further"]
+    assert "tok:char" in further["bleu"]["signature"]
+    predictions = tiny.lines(tmp_path / "predictions.jsonl")
+    right = [100.0 * (p["prediction"] == p["gold"]) for p in predictions]
+    assert [p["exact"] for p in predictions] == right
+    assert further["exact"]["score"] == pytest.approx(sum(right) / len(right))
+    assert sum(further["exact"]["reasons"].values()) == len(predictions)
+    assert all(0 <= p["bleu"] <= 100.001 for p in predictions)
 
 
 def test_earlier_checkpoints_can_be_scored_and_absent_ones_are_told():
@@ -111,3 +133,56 @@ def test_the_probe_scores_labelled_pairs_at_the_level():
     known = dataclasses.replace(parts, prompts=dataclasses.replace(prompts, task=task))
     assert probe_score(known, None, level) == 100
     assert probe_score(parts, None, level) < 100
+
+
+def drawing(samples, **changes):
+    parts, adapter, _ = restored()
+    config = parts.config.copy_and_resolve_references()
+    config.eval.temperature, config.eval.samples = 1.0, samples
+    parts = dataclasses.replace(parts, config=config, **changes)
+    return evaluate(parts, adapter, ALONE)
+
+
+def test_several_samples_are_averaged_and_more_of_them_change_none(tmp_path):
+    one, three, four = drawing(1), drawing(3), drawing(4)
+    for few, many in zip(three.predictions, four.predictions, strict=True):
+        assert few["samples"] == many["samples"][:3]
+        assert few["prediction"] == few["samples"][0]
+    assert [p["prediction"] for p in one.predictions] == [
+        p["prediction"] for p in three.predictions
+    ]
+    assert all("samples" not in prediction for prediction in one.predictions)
+    assert len({text for p in four.predictions for text in p["samples"]}) > 8
+    assert (list(one.pass_at), list(three.pass_at)) == ([], [1, 2, 3])
+    write_evaluation(tmp_path, three, ALONE)
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["pass_at"]["1"] == pytest.approx(scores["score"])
+    assert scores["decoding"] == {
+        "max_new_tokens": 4,
+        "temperature": 1.0,
+        "samples": 3,
+        "seed": 0,
+    }
+
+
+@pytest.mark.skipif(not seccomp.supported(), reason="programs aren't confined here")
+def test_programs_are_run_and_pass_at_k_counts_the_right_ones():
+    """The answers of a random model are no programs, but for those that end as they begin."""
+    answers = [prediction["samples"] for prediction in drawing(3).predictions]
+    end = Counter(text[:1] for texts in answers for text in texts).most_common(1)[0][0]
+    parts, _, _ = restored()
+    facts = {"tests": ("assert True",)}
+    test = tuple(dataclasses.replace(e, facts=facts) for e in parts.prompts.task.test)
+    task = dataclasses.replace(
+        parts.prompts.task, test=test, metric="pass", metric_options={"end": end}
+    )
+    found = drawing(3, prompts=dataclasses.replace(parts.prompts, task=task))
+    empty = [sum(text.startswith(end) for text in texts) for texts in answers]
+    assert 0 < sum(empty) < 24
+    scores = found.scores.per_example
+    assert all(score >= 100 * count / 3 - 1e-9 for score, count in zip(scores, empty, strict=True))
+    assert found.scores.value == pytest.approx(sum(scores) / 8)
+    assert found.pass_at[1] <= found.pass_at[2] <= found.pass_at[3]
+    assert found.pass_at[3] == pytest.approx(100 * sum(score > 0 for score in scores) / 8)
+    assert sum(found.scores.reasons.values()) == 24
+    assert "seccomp" in found.scores.signature

@@ -14,7 +14,7 @@ from tiny_models import EVERY_FAMILY, VOCAB, random_decoder
 from pintern.adapters.adapter import Adapter, init_lora
 from pintern.models.experts import Experts, balance_loss
 from pintern.models.families import FAMILIES, decoder_config
-from pintern.models.shared_prefix import Batch, target_logits_and_routing
+from pintern.models.shared_prefix import Batch, read_batch
 from pintern.training.step import TrainBatch, TrainState, make_step
 
 CONFIG = decoder_config(FAMILIES["mixtral"], EVERY_FAMILY["mixtral"])
@@ -86,7 +86,7 @@ def test_routing_counts_real_tokens_once():
         target_tokens=jnp.zeros((2, 3, 1), jnp.int32),
         target_weights=jnp.ones((2, 3, 1)),
     )
-    _, routed = target_logits_and_routing(random_decoder("mixtral"), batch)
+    routed = read_batch(random_decoder("mixtral"), batch).routed
     np.testing.assert_array_equal(routed.tokens, [16, 16])
     np.testing.assert_array_equal(routed.sent.sum(-1), [32, 32])
     even = dataclasses.replace(

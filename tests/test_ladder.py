@@ -6,7 +6,8 @@ import pytest
 from prompt_samples import TEMPLATE, tiny_tokenizer, unigram_bits
 
 from pintern.errors import UserError
-from pintern.prompts.compress import SelfInformationCompressor, keep_rate_of
+from pintern.prompts.compressors.rates import keep_rate_of
+from pintern.prompts.compressors.self_information import SelfInformationCompressor
 from pintern.prompts.ladder import build_ladder, read_ladder, write_ladder
 
 RATES = (1.0, 2 / 3, 0.3, 0.0)

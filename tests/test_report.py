@@ -11,7 +11,8 @@ import pytest
 from pintern.errors import UserError
 from pintern.report import plots
 from pintern.report.accounting import ArmResult, Latency, PriceList, TokenCount, summarise
-from pintern.report.html import MAX_EXAMPLES, write_html
+from pintern.report.html import write_html
+from pintern.report.pieces import MAX_EXAMPLES
 from pintern.report.table import print_table, render_table
 
 HOSTILE = "<script>alert('1')</script>"
@@ -197,7 +198,7 @@ def assert_drawn(path):
 
 def test_labels_of_close_points_do_not_overlap(summary, monkeypatch, tmp_path):
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
     plots.plot_score_against_tokens(summary, tmp_path / "unused.png")
     boxes = [
         text.get_window_extent() for text in figures[0].axes[0].texts if text.get_text() in SCORES
@@ -234,8 +235,7 @@ def test_page_tells_examples_apart(make_page):
     examples = [
         attrs for attrs in Page(make_page()).all("details") if attrs.get("class") == "example"
     ]
-    assert [attrs["data-disagree"] for attrs in examples] == ["no", "yes"]
-    assert [attrs["data-wrong"] for attrs in examples] == ["no", "yes"]
+    assert [attrs["data-right"] for attrs in examples] == ["11", "10"]
     assert {attrs["data-slice"] for attrs in examples} == {HOSTILE}
 
 

@@ -20,8 +20,10 @@ from pintern.training.step import (
     TrainState,
     kl_divergence,
     learning_rate,
+    loss_options,
     make_optimizer,
     make_step,
+    reset_moments,
 )
 
 FULL = Level(1.0, 1)
@@ -156,6 +158,82 @@ def test_only_the_adapter_has_gradients_and_optimizer_state():
     sizes = sorted(leaf.size for leaf in jax.tree.leaves(adapter))
     moments = sorted(leaf.size for leaf in jax.tree.leaves(state.optimizer) if leaf.ndim)
     assert moments == sorted(2 * sizes)
+
+
+def test_reset_moments_are_fresh_and_the_schedule_goes_on():
+    config = tiny.config().train
+    optimizer = make_optimizer(config)
+    adapter = trained_adapter()
+    fresh = state = optimizer.init(adapter)
+    for _ in range(3):
+        _, state = optimizer.update(adapter, state, adapter)
+    reset = reset_moments(state)
+    assert jax.tree.structure(reset) == jax.tree.structure(state)
+    again, _ = optimizer.update(adapter, reset, adapter)
+    first, _ = optimizer.update(adapter, fresh, adapter)
+    rate = learning_rate(config)
+    scale = float(rate(3) / rate(0))
+    assert scale != 1
+    # Adam's first step over again, at the fourth step's rate.
+    assert_close(again, jax.tree.map(lambda x: scale * x, first))
+
+
+def test_the_configs_loss_reaches_the_step():
+    config = tiny.config(distill__weight=0.5, distill__top_k=3, distill__labelled=False)
+    config.train.update(ce_weight=0.25, prompt_loss_weight=0.125, balance_weight=0.0)
+    assert loss_options(config) == {
+        "distill_weight": 0.5,
+        "temperature": 1.0,
+        "by_confidence": True,
+        "top_k": 3,
+        "distill_labelled": False,
+        "ce_weight": 0.25,
+        "prompt_loss_weight": 0.125,
+        "balance_weight": 0.0,
+    }
+
+
+def descend(**options):
+    """Gradient and metrics of one step with these options, one row of four being the teacher's."""
+    batch = data(1).batch(0, FULL)[1].replace(labelled=np.array([[[1, 0, 1, 1]]], np.float32))
+    adapter = trained_adapter()
+    state = TrainState(adapter, optax.sgd(1.0).init(adapter))
+    program = jax.jit(make_step(split()[0], optax.sgd(1.0), **options))
+    after, metrics = program(state, split()[1], batch, teacher(), jax.random.key(0))
+    return jax.tree.map(jnp.subtract, adapter, after.adapter), metrics
+
+
+def test_the_loss_is_the_weighted_sum_of_its_parts():
+    """Gradients add up: cross-entropy, KL on gold completions, KL on the teacher's answers."""
+    both = descend(distill_weight=0.5)[0]
+    answers = descend(distill_weight=1.0, ce_weight=0.0, distill_labelled=False)
+    kl = descend(distill_weight=1.0, ce_weight=0.0)
+    ce = descend()
+    assert 0 < float(answers[1]["kl"]) < float(kl[1]["kl"])
+    assert_close(jax.tree.map(lambda a, b: a + 0.5 * b, ce[0], kl[0]), both)
+    halved = descend(distill_weight=0.5, ce_weight=0.5)[0]
+    assert_close(jax.tree.map(lambda a, b: 0.5 * (a + b), ce[0], kl[0]), halved)
+    few = descend(distill_weight=1.0, ce_weight=0.0, top_k=2)
+    assert 0 < float(few[1]["kl"]) < float(kl[1]["kl"])
+
+
+def test_without_labels_the_order_is_over_the_answers_alone():
+    alone = TrainingData(
+        tiny.parts().prompts,
+        ANSWERED,
+        batch_rows=4,
+        accumulate=1,
+        seed=0,
+        teacher_shots=FULL.shots,
+        labelled=False,
+    )
+    assert len(alone) == len(ANSWERED)
+    seen = [i for number in range(3) for i in alone.indices(number)]
+    pool = len(tiny.parts().prompts.pool)
+    assert set(seen) == {pool, pool + 1, pool + 2}
+    assert not alone.batch(0, FULL)[1].labelled.any()
+    shapes = {shape for shape, _ in alone.programs(FULL)}
+    assert {alone.batch(number, FULL)[0] for number in range(16)} <= shapes
 
 
 def schedule(**changes):

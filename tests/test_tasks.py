@@ -116,7 +116,7 @@ def test_faulty_files_are_refused(folder, replaced, message):
 def test_missing_folder_and_file_are_refused(folder, tmp_path):
     with pytest.raises(UserError, match=r"Pass --config.task.data=FOLDER"):
         nl2bash_task("", 0)
-    with pytest.raises(UserError, match="no such folder"):
+    with pytest.raises(UserError, match="no such file or folder"):
         nl2bash_task(str(tmp_path / "nowhere"), 0)
     path = folder(PAIRS)
     (tmp_path / "all.cm").unlink()

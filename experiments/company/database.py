@@ -1,4 +1,4 @@
-"""The company's rows: drawn from a seed, stored in SQLite under the private names."""
+"""A company's rows: drawn from a seed, stored in SQLite under the private names."""
 
 import random
 import sqlite3
@@ -8,8 +8,9 @@ from typing import Any
 from experiments.company.schema import COMPANY
 from experiments.nano import vocabulary as words
 from experiments.nano.questions import Values
-from experiments.nano.schema import Column, Table
+from experiments.nano.schema import Column, Schema, Table
 
+# Of the embedded company; another schema's tables and columns take the defaults below.
 ROWS = {"customers": 70, "orders": 160, "rentals": 160, "bikes": 90, "stations": 60}
 # Lowest and highest value of each numeric column. A range holds more integers than the table has
 # rows: values never repeat within a column, so that "the 3 with the highest price" has one answer.
@@ -34,15 +35,16 @@ RANGES = {
     "area": (10, 400),
     "seats": (1, 120),
 }
+DEFAULT_ROWS, DEFAULT_RANGE = 80, (1, 400)
 
 Rows = dict[str, dict[str, list[Any]]]
 """Values by code of the table, then by code of the column."""
 
 
-def _column(table: Table, column: Column, rng: random.Random) -> list[Any]:
-    count = ROWS[table.word]
+def _column(schema: Schema, table: Table, column: Column, rng: random.Random) -> list[Any]:
+    count = _count(schema, table)
     if column.kind == "number":
-        low, high = RANGES[column.word]
+        low, high = RANGES[column.word] if schema is COMPANY else DEFAULT_RANGE
         # The round numbers that questions mention come first, so that "exactly 40" finds a row.
         round_values = [v for v in words.NUMBER_VALUES if low <= v <= high]
         others = [v for v in range(low, high + 1) if v not in round_values]
@@ -53,33 +55,39 @@ def _column(table: Table, column: Column, rng: random.Random) -> list[Any]:
         return [rng.choice(words.TEXTS[column.word]) for _ in range(count)]
     if column.kind == "flag":
         return [int(rng.random() < 0.4) for _ in range(count)]
-    # COMPANY stores dates compactly, e.g. 20200101.
+    if schema.date_format == "year":
+        return [rng.choice(words.YEARS) for _ in range(count)]
     return [
         rng.choice(words.YEARS) * 10000 + rng.randint(1, 12) * 100 + rng.randint(1, 28)
         for _ in range(count)
     ]
 
 
-def make_rows(seed: int) -> Rows:
+def _count(schema: Schema, table: Table) -> int:
+    return ROWS[table.word] if schema is COMPANY else DEFAULT_ROWS
+
+
+def make_rows(seed: int, schema: Schema = COMPANY) -> Rows:
     """Every table's values. The join key numbers the hub's rows; other tables point at them.
 
     Args:
       seed: the same seed gives the same rows.
+      schema: whose tables.
     """
     rng = random.Random(seed)
     rows: Rows = {
-        table.code: {column.code: _column(table, column, rng) for column in table.columns}
-        for table in COMPANY.tables
+        table.code: {column.code: _column(schema, table, column, rng) for column in table.columns}
+        for table in schema.tables
     }
-    for child, parent, key in COMPANY.joins:
-        mine, hub = COMPANY.tables[child], COMPANY.tables[parent]
-        numbers = range(1, ROWS[hub.word] + 1)
+    for child, parent, key in schema.joins:
+        mine, hub = schema.tables[child], schema.tables[parent]
+        numbers = range(1, _count(schema, hub) + 1)
         rows[hub.code][key] = list(numbers)
-        rows[mine.code][key] = [rng.choice(numbers) for _ in range(ROWS[mine.word])]
+        rows[mine.code][key] = [rng.choice(numbers) for _ in range(_count(schema, mine))]
     return rows
 
 
-def write_database(path: Path, rows: Rows) -> None:
+def write_database(path: Path, rows: Rows, schema: Schema = COMPANY) -> None:
     """Writes an SQLite file, over one that is there; equal rows and SQLite give equal bytes."""
     path.unlink(missing_ok=True)
     connection = sqlite3.connect(path, isolation_level=None)
@@ -87,16 +95,16 @@ def write_database(path: Path, rows: Rows) -> None:
         connection.execute("PRAGMA page_size = 4096")
         connection.execute("PRAGMA journal_mode = DELETE")
         connection.execute("BEGIN")
-        fill(connection, rows)
+        fill(connection, rows, schema)
         connection.execute("COMMIT")
         connection.execute("VACUUM")
     finally:
         connection.close()
 
 
-def fill(connection: sqlite3.Connection, rows: Rows) -> None:
-    """Creates the company's tables and inserts the rows."""
-    texts = {c.code for t in COMPANY.tables for c in t.of_kind("text")}
+def fill(connection: sqlite3.Connection, rows: Rows, schema: Schema = COMPANY) -> None:
+    """Creates a company's tables and inserts the rows."""
+    texts = {c.code for t in schema.tables for c in t.of_kind("text")}
     for table, columns in rows.items():
         types = ", ".join(f"{c} {'TEXT' if c in texts else 'INTEGER'}" for c in columns)
         connection.execute(f"CREATE TABLE {table} ({types})")

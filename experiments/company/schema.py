@@ -102,15 +102,15 @@ def held_out() -> frozenset[str]:
     return frozenset([*tables, *columns, *HELD_OUT_NAMES])
 
 
-def codes() -> frozenset[str]:
+def codes(schema: Schema = COMPANY) -> frozenset[str]:
     """Every private code: of tables, columns and join keys."""
     return frozenset(
-        [t.code for t in COMPANY.tables]
-        + [c.code for t in COMPANY.tables for c in t.columns]
-        + [key for _, _, key in COMPANY.joins]
+        [t.code for t in schema.tables]
+        + [c.code for t in schema.tables for c in t.columns]
+        + [key for _, _, key in schema.joins]
     )
 
 
-def draws_on(question: Question) -> frozenset[str]:
+def draws_on(question: Question, schema: Schema = COMPANY) -> frozenset[str]:
     """Everything that must be known to answer: `uses`, and the codes within formulas."""
-    return question.uses | (codes() & set(question.sql.split()))
+    return question.uses | (codes(schema) & set(question.sql.split()))

@@ -4,6 +4,7 @@
 metric or table that no labelled pair draws on, so that the prompt alone tells of it.
 """
 
+import functools
 import json
 import random
 import re
@@ -16,7 +17,7 @@ from typing import NamedTuple
 from experiments.company.database import Rows, RowValues, fill, make_rows, write_database
 from experiments.company.schema import COMPANY, draws_on, held_out
 from experiments.nano.questions import Question, random_question
-from experiments.nano.schema import render_template
+from experiments.nano.schema import Schema, render_template
 from pintern.errors import UserError
 
 TRAIN, LOG, SLICE = 400, 1500, 100
@@ -27,6 +28,7 @@ KINDS = ("filter", "count", "aggregate", "top", "join") * 3 + ("group", "group",
 HOUSE_RULE = re.compile(r" \* \( 1 - \w+ \)")
 
 Fits = Callable[[Question], bool]
+Things = Callable[[Question], frozenset[str]]
 
 
 class Task(NamedTuple):
@@ -39,6 +41,7 @@ class Task(NamedTuple):
       log: questions whose SQL is not given away.
       seen: test questions that draw only on what `train` shows.
       unseen: test questions that draw on something held out.
+      schema: what is asked about.
     """
 
     template: str
@@ -47,6 +50,7 @@ class Task(NamedTuple):
     log: list[Question]
     seen: list[Question]
     unseen: list[Question]
+    schema: Schema = COMPANY
 
 
 def conditions(sql: str) -> list[str]:
@@ -78,35 +82,40 @@ def needs_every_part(question: Question, database: sqlite3.Connection) -> bool:
     return all(sorted(database.execute(sql).fetchall()) != answer for sql in shorter)
 
 
-class _Pools:
+class Pools:
     """Draws the pools one after another; a query text that one has is not drawn again."""
 
-    def __init__(self, rows: Rows, rng: random.Random):
-        self.rng, self.values = rng, RowValues(rows)
+    def __init__(
+        self,
+        rows: Rows,
+        rng: random.Random,
+        schema: Schema = COMPANY,
+        kinds: tuple[str, ...] = KINDS,
+    ):
+        self.rng, self.values, self.schema, self.kinds = rng, RowValues(rows), schema, kinds
         self.database = sqlite3.connect(":memory:")
-        fill(self.database, rows)
+        fill(self.database, rows, schema)
         self.taken: dict[str, str] = {}  # query text to SQL
 
     def draw(self, kinds: tuple[str, ...], fits: Fits) -> Question:
         """A question that fits and whose text is new, of a kind drawn anew at each try."""
         while True:
             kind = self.rng.choice(kinds)
-            question = random_question(COMPANY, self.rng, kind=kind, values=self.values)
+            question = random_question(self.schema, self.rng, kind=kind, values=self.values)
             fitting = question.kind == kind and question.query not in self.taken
             if fitting and fits(question) and is_telling(question, self.database):
                 return question
 
-    def balanced(
-        self, count: int, fits: Fits, things: Callable[[Question], frozenset[str]] = draws_on
-    ) -> list[Question]:
+    def balanced(self, count: int, fits: Fits, things: Things | None = None) -> list[Question]:
         """Questions of each kind in turn, that use all `things` about equally often.
 
         Of several candidates, the one is taken that has the thing used least so far.
         """
+        things = things or functools.partial(draws_on, schema=self.schema)
         used: Counter[str] = Counter()
         taken = []
         for i in range(count):
-            kinds = (KINDS[i % len(KINDS)],)
+            kinds = (self.kinds[i % len(self.kinds)],)
             candidates = [self.draw(kinds, fits) for _ in range(CANDIDATES)]
             best = min(candidates, key=lambda q: min(used[thing] for thing in things(q)))
             used.update(things(best))
@@ -114,20 +123,20 @@ class _Pools:
             taken.append(best)
         return taken
 
-    def test(self, things: Callable[[Question], frozenset[str]], fits: Fits) -> list[Question]:
+    def test(self, count: int, fits: Fits, things: Things | None = None) -> list[Question]:
         """One slice: as `balanced`, but with no condition or house rule idle and no SQL twice."""
 
         def testable(question: Question) -> bool:
             new = fits(question) and question.sql not in self.taken.values()
             return new and needs_every_part(question, self.database)
 
-        return self.balanced(SLICE, testable, things)
+        return self.balanced(count, testable, things)
 
     def log(self, count: int) -> list[Question]:
         """Questions about everything, as they come."""
         taken = []
         for _ in range(count):
-            question = self.draw(KINDS, lambda _: True)
+            question = self.draw(self.kinds, lambda _: True)
             self.taken[question.query] = question.sql
             taken.append(question)
         return taken
@@ -140,17 +149,17 @@ def make_task(seed: int) -> Task:
       seed: the same seed gives the same task.
     """
     rows = make_rows(seed)
-    pools = _Pools(rows, random.Random(seed + 1))
+    pools = Pools(rows, random.Random(seed + 1))
     hidden = held_out()
 
     def is_open(question: Question) -> bool:
         return not draws_on(question) & hidden
 
-    seen = pools.test(draws_on, is_open)
+    seen = pools.test(SLICE, is_open)
     asked = {question.sql for question in seen}
     train = pools.balanced(TRAIN, lambda q: is_open(q) and q.sql not in asked)
     shown = frozenset().union(*(draws_on(question) for question in train))
-    unseen = pools.test(lambda q: draws_on(q) - shown, lambda q: bool(draws_on(q) & hidden))
+    unseen = pools.test(SLICE, lambda q: bool(draws_on(q) & hidden), lambda q: draws_on(q) - shown)
     return Task(render_template(COMPANY), rows, train, pools.log(LOG), seen, unseen)
 
 
@@ -189,4 +198,4 @@ def write_task(task: Task, directory: Path) -> None:
     for name, lines in records(task).items():
         text = "".join(json.dumps(line) + "\n" for line in lines)
         (directory / name).write_text(text, encoding="utf-8")
-    write_database(directory / "company.sqlite", task.rows)
+    write_database(directory / "company.sqlite", task.rows, task.schema)

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 from flax import nnx
+from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context
 from pintern.evaluation.decode import Generator, Sampling
-from pintern.evaluation.metrics import Scores, bootstrap_interval, score_slices
+from pintern.evaluation.metrics import Scores, score_interval, score_predictions, score_slices
+from pintern.evaluation.samples import merge_samples, pass_table
+from pintern.evaluation.sandbox.runner import protections
 from pintern.models.merge import merge_lora
 from pintern.models.quantize import is_quantized
 from pintern.prompts.rows import Row
@@ -34,6 +37,11 @@ class InferencePrompt:
     shots: int
     cached: bool = True
 
+    @classmethod
+    def of(cls, config: ConfigDict) -> InferencePrompt:
+        """What a config serves behind."""
+        return cls(config.eval.keep_rate, config.eval.shots, config.eval.cached)
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -42,8 +50,11 @@ class Evaluation:
     Attributes:
       scores: over all examples.
       slices: over each slice.
-      interval: 95% bootstrap bounds of the score over the test examples; None for BLEU, which is a
-        corpus score and no mean of the examples.
+      interval: 95% bootstrap bounds of the score over the test examples; None where the score can't
+        be resampled.
+      further: the task's further metrics, over all examples.
+      pass_at: k to pass@k, where several answers were drawn and are right or wrong.
+      decoding: how the answers were made.
       template: mean prompt tokens per request of BOS, soft prompt and template.
       examples: of retrieved examples.
       query: of the query.
@@ -54,6 +65,9 @@ class Evaluation:
     scores: Scores
     slices: dict[str, Scores]
     interval: tuple[float, float] | None
+    further: dict[str, Scores]
+    pass_at: dict[int, float]
+    decoding: dict[str, Any]
     template: float
     examples: float
     query: float
@@ -105,6 +119,18 @@ def test_rows(parts: Parts, prompt: InferencePrompt) -> list[Row]:
     return rows
 
 
+def scoring_options(parts: Parts) -> dict[str, Any]:
+    """Settings of the task's metrics.
+
+    Raises:
+      UserError: programs are to be run, and can't be confined on this machine.
+    """
+    task, unconfined = parts.prompts.task, parts.config.eval.unconfined
+    if "pass" in (task.metric, *task.further_metrics) and not unconfined:
+        protections()  # told before anything is generated
+    return {"database": task.database, "unconfined": unconfined, **task.metric_options}
+
+
 def evaluate(
     parts: Parts,
     adapter: Adapter | None,
@@ -112,29 +138,44 @@ def evaluate(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> Evaluation:
-    """Generates for the whole test set and scores it."""
+    """Generates for the whole test set and scores it.
+
+    Of `eval.samples` answers to each example the scores are means; the first answers are those that
+    one sample alone would give.
+    """
     config, task = parts.config, parts.prompts.task
+    samples, count = config.eval.samples, len(task.test)
+    options = scoring_options(parts)
     rows = test_rows(parts, prompt)
     made = make_generator(parts, adapter, prompt)(
-        [row.tokens for row in rows],
-        batch_rows=min(config.eval.batch_rows, len(rows)),
+        [row.tokens for row in rows] * samples,
+        batch_rows=min(config.eval.batch_rows, samples * len(rows)),
         seed=config.seed,
         progress=progress,
     )
     answers = [parts.tokenizer.decode(ids).strip() for ids in made]
-    golds = [example.completion for example in task.test]
-    scores, slices = score_slices(
-        task.metric, answers, golds, [e.slice for e in task.test], database=task.database
-    )
+    tests = task.test * samples
+    drawn, slices = score_slices(task.metric, answers, tests, [e.slice for e in tests], **options)
+    scores = merge_samples(drawn, samples)
+    further = {
+        name: merge_samples(score_predictions(name, answers, tests, **options), samples)
+        for name in task.further_metrics
+    }
     pieces = parts.prompts.renderer.pieces(task.test)
     query = float(np.mean([len(piece.query) for piece in pieces]))
     virtual = 0 if adapter is None else adapter.num_virtual_tokens
     return Evaluation(
         scores=scores,
         slices={name: found for name, found in slices.items() if name},
-        interval=None
-        if task.metric == "bleu"
-        else bootstrap_interval(scores.per_example, config.seed),
+        interval=score_interval(scores, config.seed),
+        further=further,
+        pass_at=pass_table(drawn, samples) if samples > 1 else {},
+        decoding={
+            "max_new_tokens": config.eval.max_new_tokens,
+            "temperature": config.eval.temperature,
+            "samples": samples,
+            "seed": config.seed,
+        },
         template=float(len(parts.prompts.prefix(prompt.keep_rate)) + virtual),
         examples=float(np.mean([len(row.tokens) for row in rows])) - query,
         query=query,
@@ -146,9 +187,11 @@ def evaluate(
                 "query": example.query,
                 "gold": example.completion,
                 "prediction": answer,
-                "score": score,
+                "score": scores.per_example[place],
+                **{name: found.per_example[place] for name, found in further.items()},
+                **({"samples": answers[place::count]} if samples > 1 else {}),
             }
-            for example, answer, score in zip(task.test, answers, scores.per_example, strict=True)
+            for place, (example, answer) in enumerate(zip(task.test, answers, strict=False))
         ],
     )
 
@@ -164,6 +207,12 @@ def write_evaluation(directory: Path, evaluation: Evaluation, prompt: InferenceP
         "slices": {name: scores.value for name, scores in evaluation.slices.items()},
         "signature": evaluation.scores.signature,
         "reasons": evaluation.scores.reasons,
+        "further": {
+            name: {"score": scores.value, "signature": scores.signature, "reasons": scores.reasons}
+            for name, scores in evaluation.further.items()
+        },
+        "pass_at": evaluation.pass_at,
+        "decoding": evaluation.decoding,
         "prompt": dataclasses.asdict(prompt),
         "tokens": {
             "template": evaluation.template,

@@ -18,6 +18,25 @@ from urllib.parse import quote
 from pintern.errors import UserError
 from pintern.evaluation.results import Row, same_rows
 
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A database of one table, held in memory while a query runs.
+
+    Attributes:
+      name: of the table.
+      columns: name and declared type of each, e.g. `TEXT COLLATE NOCASE`.
+      rows: values in the order of the columns.
+    """
+
+    name: str
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[object, ...], ...]
+
+
+# A SQLite file, or one table.
+Database = Path | str | Table
+
 Reason = Literal["right", "mismatch", "error", "timeout", "refused"]
 
 MAX_ROWS = 10_000
@@ -73,8 +92,13 @@ class Verdict:
         return self.reason == "right"
 
 
+def quote_name(name: str) -> str:
+    """A table's or column's name as SQL writes it, whatever characters it has."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def run_query(
-    database: Path | str,
+    database: Database,
     sql: str,
     *,
     max_rows: int = MAX_ROWS,
@@ -84,7 +108,7 @@ def run_query(
     """Rows that one reading query returns.
 
     Args:
-      database: SQLite file; never written to, nor is anything beside it.
+      database: SQLite file, never written to, nor is anything beside it; or a table.
       sql: one SELECT, VALUES or WITH; table-valued functions such as `json_each` are refused.
       max_rows: a longer result is refused.
       max_steps: instructions of SQLite's virtual machine; the same on every machine.
@@ -97,7 +121,7 @@ def run_query(
     return _run(_existing(database), sql, max_rows, max_steps, max_seconds)[1]
 
 
-def execution_match(database: Path | str, predicted: str, gold: str) -> Verdict:
+def execution_match(database: Database, predicted: str, gold: str) -> Verdict:
     """Compares what two queries return, by the rules of `results.same_rows`.
 
     The order of rows matters only if the gold query orders its result itself (an ORDER BY outside
@@ -107,11 +131,12 @@ def execution_match(database: Path | str, predicted: str, gold: str) -> Verdict:
     Raises:
       UserError: the gold query fails, or the database isn't there.
     """
-    path = _existing(database)
-    status = path.stat()
-    width, expected = _gold_result(path, status.st_mtime_ns, status.st_size, gold)
+    source = _existing(database)
+    status = source.stat() if isinstance(source, Path) else None
+    version = (status.st_mtime_ns, status.st_size) if status else ()
+    width, expected = _gold_result(source, version, gold)
     try:
-        predicted_width, rows = _run(path, predicted)
+        predicted_width, rows = _run(source, predicted)
     except QueryFailed as failure:
         return Verdict(failure.reason, str(failure))
     same = width == predicted_width and same_rows(rows, expected, ordered=has_order(gold))
@@ -133,19 +158,36 @@ def has_order(sql: str) -> bool:
 
 
 @functools.lru_cache(maxsize=GOLD_CACHE)
-def _gold_result(path: Path, mtime_ns: int, size: int, sql: str) -> tuple[int, list[Row]]:
-    """Width and rows of a gold query; time and size of the file are there to key the cache."""
+def _gold_result(source: Path | bytes, version: tuple[int, ...], sql: str) -> tuple[int, list[Row]]:
+    """Width and rows of a gold query; time and size of a file are there to key the cache."""
     try:
-        return _run(path, sql, max_seconds=GOLD_SECONDS)
+        return _run(source, sql, max_seconds=GOLD_SECONDS)
     except QueryFailed as failure:
+        name = source.name if isinstance(source, Path) else "its own table"
         raise UserError(
-            f"Gold query {sql!r} fails on {path.name}: {failure} ({failure.reason}).",
+            f"Gold query {sql!r} fails on {name}: {failure} ({failure.reason}).",
             "A gold query must be one SELECT that runs within the limits; mend or drop the record.",
         ) from failure
 
 
-def _existing(database: Path | str) -> Path:
-    """The database's path, once it is sure that the file alone holds all of it."""
+@functools.lru_cache(maxsize=GOLD_CACHE)
+def _image(table: Table) -> bytes:
+    """The bytes of a SQLite file that holds the table."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+        declared = ", ".join(f"{quote_name(name)} {kind}" for name, kind in table.columns)
+        connection.execute(f"CREATE TABLE {quote_name(table.name)} ({declared})")
+        places = ", ".join("?" * len(table.columns))
+        connection.executemany(
+            f"INSERT INTO {quote_name(table.name)} VALUES ({places})", table.rows
+        )
+        connection.commit()
+        return connection.serialize()
+
+
+def _existing(database: Database) -> Path | bytes:
+    """The database's path, once it is sure that the file alone holds all of it; a table's bytes."""
+    if isinstance(database, Table):
+        return _image(database)
     path = Path(database).absolute()
     if not path.is_file():
         raise UserError(
@@ -162,7 +204,7 @@ def _existing(database: Path | str) -> Path:
 
 
 def _run(
-    path: Path,
+    source: Path | bytes,
     sql: str,
     max_rows: int = MAX_ROWS,
     max_steps: int = MAX_STEPS,
@@ -185,7 +227,7 @@ def _run(
         checks += 1
         return checks * STEPS_PER_CHECK > max_steps or time.monotonic() > deadline
 
-    with contextlib.closing(_connect(path)) as connection:
+    with contextlib.closing(_connect(source)) as connection:
         connection.set_authorizer(authorize)
         connection.set_progress_handler(out_of_budget, STEPS_PER_CHECK)
         try:
@@ -203,11 +245,15 @@ def _run(
             raise QueryFailed("refused" if refused else "error", message) from error
 
 
-def _connect(path: Path) -> sqlite3.Connection:
+def _connect(source: Path | bytes) -> sqlite3.Connection:
     """A connection that can neither write nor lock, with every size limited."""
-    # `immutable` keeps SQLite from making a lock, -wal or -shm file beside the database.
-    uri = f"file:{quote(str(path))}?mode=ro&immutable=1"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    if isinstance(source, bytes):
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.deserialize(source)
+    else:
+        # `immutable` keeps SQLite from making a lock, -wal or -shm file beside the database.
+        uri = f"file:{quote(str(source))}?mode=ro&immutable=1"
+        connection = sqlite3.connect(uri, uri=True, isolation_level=None)
     for limit, value in (
         (sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES),
         (sqlite3.SQLITE_LIMIT_SQL_LENGTH, MAX_SQL_BYTES),

@@ -97,12 +97,15 @@ class Linear(nnx.Module):
 
 
 def _dropout(
-    x: Float[Array, "*batch in"], rate: float, key: PRNGKeyArray, name: str
-) -> Float[Array, "*batch in"]:
+    x: Float[Array, "*batch slot in"], rate: float, key: PRNGKeyArray, name: str
+) -> Float[Array, "*batch slot in"]:
     # One stream per module: the name's bytes, so that the order of modules doesn't matter.
     key = jax.random.fold_in(key, int.from_bytes(name.encode(), "little") % (2**31))
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), 0)
+    # Drawn slot by slot: an element's bits depend on its number alone (jax_threefry_partitionable),
+    # so that padding at the end of the rows leaves what real tokens lose as it was.
+    *batch, slots, width = x.shape
+    keep = jax.random.bernoulli(key, 1 - rate, (slots, *batch, width))
+    return jnp.where(jnp.moveaxis(keep, 0, -2), x / (1 - rate), 0)
 
 
 class Norm(nnx.Module):

@@ -5,6 +5,8 @@ gives the loss and gradients of the plain concatenation, because a prefix token 
 row and so its keys and values are the same for every row of the group.
 """
 
+from typing import NamedTuple
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -59,10 +61,25 @@ def prefill(
     Returns:
       the cache to read rows behind, and `[group]` the position at which rows start.
     """
+    _, cache, start = _read_prefix(decoder, prefix_tokens, prefix_valid, adapter, dropout_key)
+    return cache, start
+
+
+def _read_prefix(
+    decoder: Decoder,
+    prefix_tokens: Int[Array, "group prefix"],
+    prefix_valid: Int[Array, "group prefix"],
+    adapter: Adapter | None,
+    dropout_key: PRNGKeyArray | None,
+) -> tuple[Float[Array, "group slot model"] | None, Cache, Int[Array, " group"]]:
+    """`prefill`, with the hidden states of soft prompt and prefix in front; None if both are empty.
+
+    A padded prefix token's hidden state means nothing.
+    """
     group, length = prefix_tokens.shape
     virtual = 0 if adapter is None else adapter.num_virtual_tokens
     if virtual + length == 0:
-        return Cache(), jnp.zeros(group, jnp.int32)
+        return None, Cache(), jnp.zeros(group, jnp.int32)
     inputs = decoder.embed(prefix_tokens)
     valid = prefix_valid
     if virtual:
@@ -71,10 +88,54 @@ def prefill(
         )
         inputs = jnp.concatenate([soft, inputs], axis=1)
         valid = jnp.concatenate([jnp.ones((group, virtual), valid.dtype), valid], axis=1)
-    _, cache = decoder(
+    hidden, cache = decoder(
         inputs[:, None], positions_of(valid)[:, None], adapter=adapter, dropout_key=dropout_key
     )
-    return cache.as_prefix(), valid.sum(-1)
+    return hidden[:, 0], cache.as_prefix(), valid.sum(-1)
+
+
+class Reading(NamedTuple):
+    """A batch as the decoder has read it.
+
+    Attributes:
+      prefix: hidden states of soft prompt and prefix; None if both are empty or were read before.
+      rows: hidden states of the rows.
+      routed: what the routers did with the tokens, each read once; None without experts. It is what
+        `experts.balance_loss` takes.
+    """
+
+    prefix: Float[Array, "group prefix model"] | None
+    rows: Float[Array, "group row slot model"]
+    routed: Routed | None
+
+
+def read_batch(
+    decoder: Decoder,
+    batch: Batch,
+    *,
+    adapter: Adapter | None = None,
+    dropout_key: PRNGKeyArray | None = None,
+    prefix: tuple[Cache, Int[Array, " group"]] | None = None,
+) -> Reading:
+    """Reads each group's prefix once, and its rows behind it; arguments as in `target_logits`."""
+    prefix_key = row_key = hidden = None
+    if dropout_key is not None:
+        prefix_key, row_key = jax.random.split(dropout_key)
+    if prefix is None:
+        hidden, *prefix = _read_prefix(
+            decoder, batch.prefix_tokens, batch.prefix_valid, adapter, prefix_key
+        )
+    cache, start = prefix
+    positions = positions_of(batch.row_valid, start[:, None])
+    rows, cache = decoder(batch.row_tokens, positions, cache, adapter=adapter, dropout_key=row_key)
+    return Reading(hidden, rows, cache.routed)
+
+
+def logits_of(
+    decoder: Decoder, batch: Batch, reading: Reading
+) -> Float[Array, "group row target vocab"]:
+    """Logits at the batch's targets."""
+    return decoder.logits(jnp.take_along_axis(reading.rows, batch.target_slots[..., None], axis=2))
 
 
 def target_logits(
@@ -94,36 +155,8 @@ def target_logits(
       dropout_key: switches LoRA dropout on.
       prefix: a prefilled prefix to use in place of the batch's own (a frozen teacher's, say).
     """
-    logits, _ = target_logits_and_routing(
-        decoder, batch, adapter=adapter, dropout_key=dropout_key, prefix=prefix
-    )
-    return logits
-
-
-def target_logits_and_routing(
-    decoder: Decoder,
-    batch: Batch,
-    *,
-    adapter: Adapter | None = None,
-    dropout_key: PRNGKeyArray | None = None,
-    prefix: tuple[Cache, Int[Array, " group"]] | None = None,
-) -> tuple[Float[Array, "group row target vocab"], Routed | None]:
-    """`target_logits`, and what the routers did with the batch's tokens, each read once.
-
-    The second, None without experts, is what `experts.balance_loss` takes.
-    """
-    prefix_key = row_key = None
-    if dropout_key is not None:
-        prefix_key, row_key = jax.random.split(dropout_key)
-    cache, start = prefix or prefill(
-        decoder, batch.prefix_tokens, batch.prefix_valid, adapter=adapter, dropout_key=prefix_key
-    )
-    positions = positions_of(batch.row_valid, start[:, None])
-    hidden, cache = decoder(
-        batch.row_tokens, positions, cache, adapter=adapter, dropout_key=row_key
-    )
-    at_targets = jnp.take_along_axis(hidden, batch.target_slots[..., None], axis=2)
-    return decoder.logits(at_targets), cache.routed
+    reading = read_batch(decoder, batch, adapter=adapter, dropout_key=dropout_key, prefix=prefix)
+    return logits_of(decoder, batch, reading)
 
 
 def token_nats(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
-from pintern.prompts.compress import TOLERANCE, Compressor, check_rate, keep_rate_of
+from pintern.prompts.compressors.rates import TOLERANCE, Compressor, check_rate, keep_rate_of
 from pintern.prompts.task import read_template
 from pintern.prompts.tokens import PieceTokenizer
 

@@ -4,21 +4,53 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from pintern.curriculum import Curriculum, make_curriculum
-from pintern.prompts.compress import SelfInformationCompressor, TruncationCompressor
+from pintern.curriculum import AdaptiveState, Curriculum, make_curriculum
+from pintern.paths import user_cache
+from pintern.prompts.compressors.make import make_compressor
+from pintern.prompts.compressors.self_information import Surprisal
 from pintern.prompts.ladder import Rung, build_ladder, read_ladder, write_ladder
-from pintern.prompts.retrieve import Retriever, make_retriever
+from pintern.prompts.retrievers.make import make_retriever
+from pintern.prompts.retrievers.pool import Retriever
+from pintern.prompts.retrievers.vectors import Encoder
 from pintern.prompts.rows import Pieces, Renderer, Row
 from pintern.prompts.task import Example, Task
 from pintern.prompts.tokens import PieceTokenizer
 
-Surprisal = Callable[[Sequence[int]], np.ndarray]
+
+class StageTokens(NamedTuple):
+    """One stage's prompt in tokens of the model's own tokenizer; means over the labelled pairs.
+
+    Attributes:
+      step: at which the stage begins.
+      asked: keep rate τ of the template.
+      got: tokens of its text over tokens of the full template.
+      shots: examples in front of the query.
+      template: tokens of the template's text.
+      examples: tokens of the examples.
+      query: tokens of the query.
+      prompt: all of them.
+      of_whole_prompt: over the prompt of full template and the first level's examples. It isn't τ:
+        examples and query count too.
+    """
+
+    step: int
+    asked: float
+    got: float
+    shots: int
+    template: int
+    examples: float
+    query: float
+    prompt: float
+    of_whole_prompt: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -72,30 +104,80 @@ class Prompts:
             for piece, shot in zip(pieces, found, strict=True)
         ]
 
-    def schedule_table(self) -> str:
-        """The schedule as text: one line a stage."""
-        full = self.ladder[1.0].tokens
+    def levels(self) -> list[StageTokens]:
+        """What each stage's prompt was to hold and what it holds, in tokens."""
         shot = np.mean([len(p.query) + len(p.completion) for p in self.pool])
         shot += len(self.renderer.example_end)
-        query = np.mean([len(p.query) for p in self.pool])
-        whole = full + self.curriculum.levels[0].shots * shot + query
+        query = float(np.mean([len(p.query) for p in self.pool]))
+        whole = self.ladder[1.0].tokens + self.curriculum.levels[0].shots * shot + query
+        found = []
+        for stage in self.curriculum.stages:
+            rung, shots = self.ladder[stage.level.keep_rate], stage.level.shots
+            examples = float(shots * shot)
+            prompt = rung.tokens + examples + query
+            found.append(
+                StageTokens(
+                    step=stage.start,
+                    asked=rung.asked,
+                    got=rung.got,
+                    shots=shots,
+                    template=rung.tokens,
+                    examples=examples,
+                    query=query,
+                    prompt=prompt,
+                    of_whole_prompt=float(prompt / whole),
+                )
+            )
+        return found
+
+    def schedule_table(self) -> str:
+        """The schedule as text: one line a stage, the rate asked for beside the one got."""
         head = (
             f"{'step':>6}  {'asked τ':>7}  {'got τ':>6}  {'shots':>5}  {'template':>8}  "
             f"{'examples':>8}  {'query':>5}  {'prompt tokens':>13}  {'of whole prompt':>15}"
         )
         lines = [head, "-" * len(head)]
-        for stage in self.curriculum.stages:
-            rung = self.ladder[stage.level.keep_rate]
-            examples = stage.level.shots * shot
-            total = rung.tokens + examples + query
+        for stage in self.levels():
             lines.append(
-                f"{stage.start:>6}  {rung.asked:>7.2f}  {rung.got:>6.3f}  {stage.level.shots:>5}  "
-                f"{rung.tokens:>8}  {examples:>8.0f}  {query:>5.0f}  {total:>13.0f}  "
-                f"{total / whole:>14.1%}"
+                f"{stage.step:>6}  {stage.asked:>7.2f}  {stage.got:>6.3f}  {stage.shots:>5}  "
+                f"{stage.template:>8}  {stage.examples:>8.0f}  {stage.query:>5.0f}  "
+                f"{stage.prompt:>13.0f}  {stage.of_whole_prompt:>14.1%}"
             )
         if self.curriculum.adaptive:
             lines.append("adaptive: a stage ends earlier when the next level scores within ε.")
+        lines += self._smoothing_lines()
         return "\n".join(lines)
+
+    def write(self, directory: Path) -> None:
+        """Writes every level's text, and `levels.json` with the rates asked for and got.
+
+        Raises:
+          UserError: see `write_ladder`.
+        """
+        write_ladder(directory, self.ladder)
+        record = [stage._asdict() for stage in self.levels()]
+        (directory / "levels.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    def _smoothing_lines(self) -> list[str]:
+        curriculum = self.curriculum
+        if not curriculum.smoothing:
+            return []
+        lines = [
+            f"smoothing λ={curriculum.smoothing:g}: a step is further along with probability "
+            f"{math.exp(-curriculum.smoothing):.1%}; drawn for seed {curriculum.seed}:"
+        ]
+        for number, stage in enumerate(curriculum.stages[:-1]):
+            # As scheduled: an adaptive run that leaves a stage early has fewer of these.
+            state = AdaptiveState(number, stage.start)
+            found = [curriculum.level_at(s, state) for s in range(stage.start, stage.stop)]
+            ahead = {level: found.count(level) for level in dict.fromkeys(found)}
+            ahead.pop(stage.level, None)
+            shown = ", ".join(
+                f"{count} at τ={level.keep_rate:.2f} with {level.shots} shots"
+                for level, count in sorted(ahead.items(), reverse=True)
+            )
+            lines.append(f"  steps {stage.start}–{stage.stop - 1}: {shown or 'none ahead'}")
+        return lines
 
 
 def curriculum_of(config: ConfigDict) -> Curriculum:
@@ -112,6 +194,8 @@ def curriculum_of(config: ConfigDict) -> Curriculum:
         final_share=fields.final_share,
         epsilon=fields.epsilon,
         patience=fields.patience,
+        smoothing=fields.smoothing,
+        seed=config.seed,
     )
 
 
@@ -120,6 +204,7 @@ def prepare_prompts(
     task: Task,
     tokenizer: PieceTokenizer,
     surprisal: Surprisal,
+    encoder: Encoder,
     *,
     directory: Path | None = None,
 ) -> Prompts:
@@ -130,6 +215,7 @@ def prepare_prompts(
       task: template and examples.
       tokenizer: the checkpoint's.
       surprisal: bits of each token under the base model, for the self-information compressor.
+      encoder: vectors of texts under the base model, for dense retrieval.
       directory: where the texts are written as readable files (`prompts/` of the run). Texts that
         lie there already, perhaps edited by hand, are used as they are.
     """
@@ -139,21 +225,32 @@ def prepare_prompts(
     if config.prompt.ladder or (directory and (directory / "ladder.json").exists()):
         ladder = read_ladder(given, rates, tokenizer, task.template)
     else:
-        if config.prompt.compressor == "truncation":
-            compressor = TruncationCompressor(tokenizer)
-        else:
-            compressor = SelfInformationCompressor(tokenizer, surprisal)
+        compressor = make_compressor(
+            config.prompt.compressor,
+            tokenizer,
+            surprisal=surprisal,
+            llmlingua_model=config.prompt.llmlingua_model,
+        )
         ladder = build_ladder(task.template, rates, compressor, tokenizer)
-    if directory is not None:
-        write_ladder(directory, ladder)
     renderer = Renderer.create(tokenizer, task)
-    return Prompts(
+    prompts = Prompts(
         task=task,
         renderer=renderer,
         curriculum=curriculum,
         ladder=ladder,
         pool=renderer.pieces(task.train),
         retriever=make_retriever(
-            config.prompt.retriever, [example.query for example in task.train], config.seed
+            config.prompt.retriever,
+            [example.query for example in task.train],
+            seed=config.seed,
+            encoder=encoder,
+            sentence_model=config.prompt.sentence_model,
+            similarity=config.prompt.similarity,
+            quantile=config.prompt.similarity_quantile,
+            fixed_shots=config.prompt.fixed_shots,
+            cache=user_cache() / "vectors",
         ),
     )
+    if directory is not None:
+        prompts.write(directory)
+    return prompts

@@ -5,10 +5,12 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pintern.errors import UserError
 
-_FIELDS = ("query", "completion", "id", "slice")
+_TEXTS = ("query", "completion", "id", "slice")
+_FIELDS = (*_TEXTS, "references", "facts")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,12 +22,16 @@ class Example:
       completion: the answer, without the format's leading space.
       id: unique within its file; predictions are reported under it.
       slice: part of the test set that it belongs to (`seen`, `unseen`, …), scored apart as well.
+      references: every right answer, where there are several; empty stands for `completion` alone.
+      facts: what a metric needs and the model never reads, e.g. the tests that a program must pass.
     """
 
     query: str
     completion: str
     id: str = ""
     slice: str = ""
+    references: tuple[str, ...] = ()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,8 +89,9 @@ class Task:
       test: examples to be judged by.
       unlabelled: further queries without an answer, for distillation.
       metric: name of the score.
+      further_metrics: names of scores that are recorded beside it.
       database: what the metric executes answers on, if it executes them.
-      metric_options: further arguments of the metric.
+      metric_options: settings of the metrics, by name; see `pintern.evaluation.metrics`.
       note: what a reader of the scores must know, e.g. whose split it is; printed with them.
       chat: render by the checkpoint's chat template, with queries and completions as they are; the
         format is then not used.
@@ -97,6 +104,7 @@ class Task:
     test: tuple[Example, ...]
     unlabelled: tuple[str, ...] = ()
     metric: str = "exact"
+    further_metrics: tuple[str, ...] = ()
     database: str | None = None
     metric_options: Mapping[str, object] = dataclasses.field(default_factory=dict, hash=False)
     note: str = ""
@@ -168,7 +176,7 @@ def read_template(path: str | Path) -> str:
 
 
 def read_examples(path: str | Path) -> tuple[Example, ...]:
-    """Examples from JSONL: `query`, `completion`, and optionally `id` and `slice`, all text.
+    """Examples from JSONL: `query`, `completion`, and optionally what else an `Example` has.
 
     An example without an id gets its line number.
 
@@ -185,7 +193,8 @@ def read_examples(path: str | Path) -> tuple[Example, ...]:
                 "Ids must be unique; an example without one has its line number.",
             )
         line_of[identity] = line
-        examples.append(Example(**{**record, "id": identity}))
+        references = tuple(record.get("references", ()))
+        examples.append(Example(**{**record, "id": identity, "references": references}))
     return tuple(examples)
 
 
@@ -250,7 +259,7 @@ def read_text(path: str | Path) -> str:
 
 def parse_records(
     text: str, where: str | Path, required: tuple[str, ...]
-) -> Iterator[tuple[int, dict[str, str]]]:
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields line number and checked fields of each line of JSONL that isn't blank.
 
     Args:
@@ -274,7 +283,7 @@ def parse_records(
         )
 
 
-def _parse_record(line: str, where: str, required: tuple[str, ...]) -> dict[str, str]:
+def _parse_record(line: str, where: str, required: tuple[str, ...]) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
@@ -288,8 +297,13 @@ def _parse_record(line: str, where: str, required: tuple[str, ...]) -> dict[str,
     for field, value in record.items():
         if field not in _FIELDS:
             raise UserError(f"{where}: unknown field {field!r}.", expected)
-        if not isinstance(value, str):
+        if field in _TEXTS and not isinstance(value, str):
             raise UserError(f"{where}: {field} is {_shown(value)}, which is not text.", expected)
+    references = record.get("references", [])
+    if not (isinstance(references, list) and all(isinstance(text, str) for text in references)):
+        raise UserError(f"{where}: references is {_shown(references)}; expected a list of texts.")
+    if not isinstance(record.get("facts", {}), dict):
+        raise UserError(f"{where}: facts is {_shown(record['facts'])}; expected an object.")
     for field in required:
         if field not in record:
             raise UserError(f"{where}: {field} is missing.", expected)

@@ -20,6 +20,8 @@ th { font-size: .8rem; color: var(--soft); font-weight: 600; }
 td { border-top: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--card); }
+/* Names of arms stay in view, and leave a phone room for the figures beside them. */
+td:first-child { white-space: normal; min-width: 7rem; max-width: 45vw; }
 tr.best td { font-weight: 600; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .8rem; }
 .card, .rung, details { background: var(--card); border: 1px solid var(--line);
@@ -27,41 +29,54 @@ tr.best td { font-weight: 600; }
 .card b { display: block; font-size: 1.6rem; color: var(--accent); }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(30rem, 100%), 1fr));
   gap: 1rem; }
-figure { margin: 0; } img { width: 100%; border-radius: .5rem; background: white; }
+figure { margin: 0; min-width: 0; } .picture { overflow-x: auto; }
+img { width: 100%; min-width: 36rem; border-radius: .5rem; background: white; }
 figcaption { color: var(--soft); font-size: .85rem; }
 .ladder { display: flex; gap: .8rem; overflow-x: auto; align-items: flex-start; }
 .rung { flex: 1 0 17rem; max-height: 30rem; overflow-y: auto; }
 .rung h3 { margin: 0 0 .4rem; font-size: .95rem; }
 .filters { display: flex; flex-wrap: wrap; gap: .5rem; align-items: center; margin: .6rem 0; }
 button, select { font: inherit; color: inherit; background: var(--card);
-  border: 1px solid var(--line); border-radius: .5rem; padding: .35rem .8rem; }
+  border: 1px solid var(--line); border-radius: .5rem; padding: .35rem .8rem; max-width: 100%; }
 button[aria-pressed=true] { background: var(--accent); color: var(--paper); }
 details { margin: .4rem 0; } summary { cursor: pointer; overflow-wrap: anywhere; }
 details .scroll { margin-top: .6rem; border: 0; }
 details td { white-space: normal; text-align: left; vertical-align: top; min-width: 6rem; }
 details th { text-align: left; }
+.wrapped td:last-child { white-space: normal; text-align: left; min-width: 18rem; }
 .right { color: var(--good); } .wrong { color: var(--bad); }
 [hidden] { display: none; }
 """
 
 SCRIPT = """
-const examples = [...document.querySelectorAll('.example')];
-const buttons = [...document.querySelectorAll('button[data-show]')];
-const slice = document.querySelector('#slice');
-const count = document.querySelector('#count');
-let show = 'all';
-function update() {
-  let shown = 0;
-  for (const example of examples) {
-    const kind = show === 'all' || example.dataset[show] === 'yes';
-    const part = !slice.value || example.dataset.slice === slice.value;
-    example.hidden = !(kind && part);
-    shown += !example.hidden;
+for (const drill of document.querySelectorAll('.drill')) {
+  const examples = [...drill.querySelectorAll('.example')];
+  const buttons = [...drill.querySelectorAll('button[data-show]')];
+  const arm = drill.querySelector('.arm');
+  const slice = drill.querySelector('.slice');
+  const count = drill.querySelector('.count');
+  let show = 'all';
+  // One digit per arm, 1 where it is right; a chosen arm leaves its own.
+  function fits(verdicts) {
+    const one = arm.value === '' ? verdicts : verdicts[arm.value];
+    if (show === 'wrong') return one.includes('0');
+    if (show === 'right') return !one.includes('0');
+    if (show === 'disagree') return verdicts.includes('0') && verdicts.includes('1');
+    return true;
   }
-  for (const button of buttons) button.setAttribute('aria-pressed', button.dataset.show === show);
-  count.textContent = shown + ' shown';
+  function update() {
+    let shown = 0;
+    for (const example of examples) {
+      const part = !slice.value || example.dataset.slice === slice.value;
+      example.hidden = !(part && fits(example.dataset.right));
+      shown += !example.hidden;
+    }
+    for (const button of buttons)
+      button.setAttribute('aria-pressed', button.dataset.show === show);
+    count.textContent = shown + ' shown';
+  }
+  for (const button of buttons) button.onclick = () => { show = button.dataset.show; update(); };
+  arm.onchange = slice.onchange = update;
+  update();
 }
-for (const button of buttons) button.onclick = () => { show = button.dataset.show; update(); };
-slice.onchange = update;
-update();
 """

@@ -1,45 +1,39 @@
 """The summary and the training's course as PNGs.
 
-Colours are Okabe and Ito's, told apart by colour-blind readers, and no message rests on colour
-alone. Figures are made without pyplot: no window, no global state.
+No message rests on colour alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pintern.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE, GREY = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-    "#6B6B6B",
+from pintern.report.drawing import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    figure_of,
+    new_figure,
+    place_labels,
+    save,
+    tidy,
 )
-DPI = 130
+
 # The smoothed loss follows about this fraction of the run.
 SMOOTHED_FRACTION = 1 / 60
 MAX_STAGE_LABELS = 10
 # Where the columns of figures beside a plot end, in points from its right edge.
 COLUMNS = (70, 140)
-# Where a label may go, in points from its mark: beside it, above, below, then further away.
-LABEL_OFFSETS = [
-    (dx, dy) for dy in (0, 11, -11, 22, -22, 33, -33, 46, -46, 60, -60) for dx in (9, -9)
-]
 
 
 def plot_score_against_tokens(summary: dict, path: Path | str) -> None:
     """Each arm's score, with its interval, over its prompt tokens on a logarithmic axis."""
-    figure, axes = _figure(8, 5)
+    figure, axes = figure_of(8, 5)
     arms = summary["arms"]
     points = []
     for name, arm in arms.items():
@@ -66,8 +60,8 @@ def plot_score_against_tokens(summary: dict, path: Path | str) -> None:
     for (color, marker), label in kinds.items():
         axes.plot([], [], marker, color=color, markersize=8, label=label)
     axes.legend(loc="best", frameon=False, fontsize=9)
-    _place_labels(figure, axes, points)
-    _save(figure, path)
+    place_labels(figure, axes, points)
+    save(figure, path)
 
 
 def plot_curriculum(metrics_rows: Sequence[Mapping], path: Path | str) -> None:
@@ -88,7 +82,7 @@ def plot_curriculum(metrics_rows: Sequence[Mapping], path: Path | str) -> None:
             f"No metrics row has all of {', '.join(needed)}.", "Train some steps first."
         )
     step, loss, tokens, rate, shots = ([row[key] for row in rows] for key in needed)
-    figure = _new_figure(8, 6)
+    figure = new_figure(8, 6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[1, 1.2])
     upper.step(step, tokens, where="post", color=BLUE, linewidth=2)
     upper.fill_between(step, tokens, step="post", color=BLUE, alpha=0.12)
@@ -119,14 +113,14 @@ def plot_curriculum(metrics_rows: Sequence[Mapping], path: Path | str) -> None:
     lower.set_xlabel("optimizer step")
     lower.set_ylabel("loss (nats per token)")
     lower.legend(frameon=False, fontsize=9)
-    _tidy(upper, lower)
-    _save(figure, path)
+    tidy(upper, lower)
+    save(figure, path)
 
 
 def plot_latency(summary: dict, path: Path | str) -> None:
     """Median prefill and decode time per arm, stacked, and the ninth decile of their sum."""
     arms = summary["arms"]
-    figure, axes = _figure(8, 1.4 + 0.45 * len(arms))
+    figure, axes = figure_of(8, 1.4 + 0.45 * len(arms))
     names = list(arms)
     prefill, decode, total, ninth = (
         [1000 * arm["latency"][key] for arm in arms.values()]
@@ -152,13 +146,13 @@ def plot_latency(summary: dict, path: Path | str) -> None:
     axes.set_xlabel("milliseconds per request")
     axes.set_title("Latency", pad=30)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3, frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_cost(summary: dict, path: Path | str) -> None:
     """Cost per thousand requests, and the requests after which a training has paid for itself."""
     arms = summary["arms"]
-    figure, axes = _figure(8.5, 1.4 + 0.45 * len(arms))
+    figure, axes = figure_of(8.5, 1.4 + 0.45 * len(arms))
     costs = [arm["cost_per_1000_requests"] for arm in arms.values()]
     axes.barh(list(arms), costs, color=[_mark(arm)[0] for arm in arms.values()])
     for position, (cost, arm) in enumerate(zip(costs, arms.values(), strict=True)):
@@ -178,7 +172,7 @@ def plot_cost(summary: dict, path: Path | str) -> None:
         f"{prices['cached_input']:g} / {prices['output']:g} {prices['unit']})"
     )
     axes.set_title("Cost, and the requests that pay for the training", pad=24)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _requests(arm: dict, key: str) -> str:
@@ -203,56 +197,3 @@ def _smooth(values: Sequence[float]) -> Iterator[float]:
         average += newest * (value - average)
         weight += newest * (1 - weight)
         yield average / weight
-
-
-def _new_figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-
-
-def _figure(width: float, height: float) -> tuple[Figure, Axes]:
-    figure = _new_figure(width, height)
-    axes = figure.subplots()
-    _tidy(axes)
-    return figure, axes
-
-
-def _tidy(*many: Axes) -> None:
-    for axes in many:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25, linewidth=0.6)
-        axes.set_axisbelow(True)
-
-
-def _place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Writes each name at the first place where it meets no mark, no label and no edge."""
-    from matplotlib.transforms import Bbox
-
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    frame = axes.get_window_extent()
-    taken = [axes.get_legend().get_window_extent()]
-    for x, y, _ in points:
-        px, py = axes.transData.transform((x, y))
-        taken.append(Bbox.from_extents(px - 7, py - 7, px + 7, py + 7))
-    for x, y, name in points:
-        near = {"textcoords": "offset points", "va": "center", "fontsize": 9}
-        label = axes.annotate(name, (x, y), (0, 0), **near)
-        for dx, dy in LABEL_OFFSETS:
-            label.set_position((dx, dy))
-            label.set_horizontalalignment("left" if dx > 0 else "right")
-            box = label.get_window_extent()
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-        taken.append(box)
-        if dy:
-            leader = {"arrowstyle": "-", "color": GREY, "linewidth": 0.6, "shrinkA": 0}
-            axes.annotate("", (x, y), (dx, dy), textcoords="offset points", arrowprops=leader)
-
-
-def _save(figure: Figure, path: Path | str) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")

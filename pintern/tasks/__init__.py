@@ -1,35 +1,49 @@
 """Where tasks come from: the embedded company task, a user's own files, public data sets.
 
 `load_task` is all that the rest uses; each loader is one file that returns a `prompts.task.Task`.
+`sources` reads rows from wherever they lie, `splits` says which are learned from and judged by.
 """
+
+import dataclasses
+from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
 from pintern.prompts.task import Task
+from pintern.tasks.company import company_task
+from pintern.tasks.dart import dart_task
+from pintern.tasks.files import files_task
+from pintern.tasks.logic2text import logic2text_task
+from pintern.tasks.mbpp import mbpp_task
+from pintern.tasks.mtop import mtop_task
+from pintern.tasks.nl2bash import nl2bash_task
+from pintern.tasks.nl2formula import nl2formula_task
+from pintern.tasks.spider import spider_task
+from pintern.tasks.totto import totto_task
+from pintern.tasks.wikisql import wikisql_task
+
+# `config.task.kind` to its loader; `pintern.config` lists the kinds as well.
+LOADERS: dict[str, Callable[[ConfigDict], Task]] = {
+    "company": lambda config: company_task(),
+    "dart": lambda config: dart_task(config.task.data, config.seed),
+    "files": lambda config: files_task(config.task, config.seed),
+    "logic2text": lambda config: logic2text_task(config.task.data, config.seed),
+    "mtop": lambda config: mtop_task(config.task.data, config.seed),
+    "mbpp": lambda config: mbpp_task(config.task.data),
+    "nl2bash": lambda config: nl2bash_task(config.task.data, config.seed),
+    "nl2formula": lambda config: nl2formula_task(config.task.data, config.seed),
+    "spider": lambda config: spider_task(config.task.data),
+    "totto": lambda config: totto_task(config.task.data, config.seed),
+    "wikisql": lambda config: wikisql_task(config.task.data),
+}
 
 
 def load_task(config: ConfigDict) -> Task:
     """The task that a checked config names, cut to `max_train` and `max_test`."""
-    import dataclasses
-
-    task = _load(config)
+    task = LOADERS[config.task.kind](config)
     changes: dict[str, object] = {"chat": config.task.chat}
     if config.task.max_train:
         changes["train"] = task.train[: config.task.max_train]
     if config.task.max_test:
         changes["test"] = task.test[: config.task.max_test]
     return dataclasses.replace(task, **changes)
-
-
-def _load(config: ConfigDict) -> Task:
-    if config.task.kind == "company":
-        from pintern.tasks.company import company_task
-
-        return company_task()
-    if config.task.kind == "nl2bash":
-        from pintern.tasks.nl2bash import nl2bash_task
-
-        return nl2bash_task(config.task.data, config.seed)
-    from pintern.tasks.files import files_task
-
-    return files_task(config.task, config.seed)

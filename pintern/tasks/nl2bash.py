@@ -1,6 +1,6 @@
-"""NL2Bash (Lin et al., 2018): one English line to one Bash command, from a folder the user has.
+"""NL2Bash (Lin et al., 2018): one English line to one Bash command.
 
-The data are GPL-3 and not part of this project. There is no official split file, so the split made
+The data are GPL-3 and not part of this project. The release has no split file, so the split made
 here stands in for the paper's; `Task.note` says so to whoever reads a score.
 """
 
@@ -11,15 +11,49 @@ from pathlib import Path
 
 from pintern.errors import UserError
 from pintern.prompts.task import Example, PromptFormat, Task, read_template
+from pintern.tasks.sources import Row, take
+from pintern.tasks.splits import load_splits
 
 TEMPLATE = Path(__file__).parents[1] / "assets" / "nl2bash" / "template.txt"
 # Pairs of the paper's filtered train, dev and test sets; ours are cut in the same proportion.
 PAPER_SPLIT = (8090, 609, 606)
+PUBLISHED = dict(zip(("train", "dev", "test"), PAPER_SPLIT, strict=True))
 # Characters. Longer lines are few, and with the template and two shots would fill a small context.
 MAX_QUERY, MAX_COMMAND = 200, 100
 
 
-def nl2bash_task(folder: str, seed: int) -> Task:
+def nl2bash_task(data: str, seed: int) -> Task:
+    """Pairs judged by BLEU; beside it the F1 of Bash tokens and NLC2CMD's accuracy.
+
+    Args:
+      data: the release's folder of `all.nl` and `all.cm`, see `release_pairs`; or any source of
+        `sources.open_source` whose rows have `nl` and `bash`, with its own splits.
+      seed: of a split that the source doesn't have.
+
+    Raises:
+      UserError: see `release_pairs` and `splits.load_splits`.
+    """
+    if not data or any((Path(data) / name).exists() for name in ("all.nl", "all.cm")):
+        train, test, note = release_pairs(data, seed)
+    else:
+        train, test, note = load_splits(
+            "NL2Bash", data, seed, test="test", learn=_rows, judge=_rows, sizes=PUBLISHED
+        )
+    return Task(
+        name="nl2bash",
+        template=read_template(TEMPLATE),
+        format=PromptFormat(
+            query="Task: {query}\nBash:", completion=" {completion}", example_end="\n"
+        ),
+        train=train,
+        test=test,
+        metric="bleu",
+        further_metrics=("bash_tokens", "nlc2cmd"),
+        note=note,
+    )
+
+
+def release_pairs(folder: str, seed: int) -> tuple[tuple[Example, ...], tuple[Example, ...], str]:
     """Reads `all.nl` and `all.cm`, whose lines belong together, and splits them by the seed.
 
     A pair is dropped if it is there already or is longer than `MAX_QUERY` or `MAX_COMMAND`; the
@@ -30,31 +64,29 @@ def nl2bash_task(folder: str, seed: int) -> Task:
       folder: holds the two files.
       seed: of the split.
 
+    Returns:
+      train, test, and what was read and dropped.
+
     Raises:
-      UserError: no folder given or found, a missing file, text that isn't UTF-8, an empty line,
+      UserError: no folder given, a missing file, text that isn't UTF-8, an empty line,
         files of different lengths, or too few pairs to split.
     """
     pairs = _read_pairs(folder)
     distinct = dict.fromkeys(pairs)
     kept = [(q, c) for q, c in distinct if len(q) <= MAX_QUERY and len(c) <= MAX_COMMAND]
     train, dev, test = _split(kept, seed, folder)
-    return Task(
-        name="nl2bash",
-        template=read_template(TEMPLATE),
-        format=PromptFormat(
-            query="Task: {query}\nBash:", completion=" {completion}", example_end="\n"
-        ),
-        train=_examples(train, "train"),
-        test=_examples(test, "test"),
-        metric="bleu",
-        note=(
-            f"NL2Bash: {len(pairs)} pairs read, {len(pairs) - len(distinct)} duplicates and "
-            f"{len(distinct) - len(kept)} pairs with a task above {MAX_QUERY} or a command above "
-            f"{MAX_COMMAND} characters dropped. Our own split in the paper's proportions, not the "
-            f"paper's (no official split file): train {len(train)}, dev {len(dev)} (not used), "
-            f"test {len(test)}, seed {seed}. BLEU is not comparable with published figures."
-        ),
+    note = (
+        f"NL2Bash: {len(pairs)} pairs read, {len(pairs) - len(distinct)} duplicates and "
+        f"{len(distinct) - len(kept)} pairs with a task above {MAX_QUERY} or a command above "
+        f"{MAX_COMMAND} characters dropped. Our own split in the paper's proportions, not the "
+        f"paper's (no official split file): train {len(train)}, dev {len(dev)} (not used), "
+        f"test {len(test)}, seed {seed}. BLEU is not comparable with published figures."
     )
+    return _examples(train, "train"), _examples(test, "test"), note
+
+
+def _rows(row: Row, where: str) -> list[Example]:
+    return [Example(take(row, "nl", str, where).strip(), take(row, "bash", str, where).strip())]
 
 
 def _read_pairs(folder: str) -> list[tuple[str, str]]:
@@ -64,11 +96,6 @@ def _read_pairs(folder: str) -> list[tuple[str, str]]:
             "Pass --config.task.data=FOLDER, the folder that holds all.nl and all.cm.",
         )
     directory = Path(folder)
-    if not directory.is_dir():
-        raise UserError(
-            f"config.task.data={folder}: there is no such folder.",
-            "Expected the folder that holds NL2Bash's all.nl and all.cm.",
-        )
     tasks, commands = (_read_lines(directory / name) for name in ("all.nl", "all.cm"))
     if len(tasks) != len(commands):
         raise UserError(

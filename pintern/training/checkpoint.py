@@ -47,6 +47,11 @@ class Checkpoints:
         newest = self._checkpointer.latest
         return None if newest is None else newest.step
 
+    @property
+    def steps(self) -> list[int]:
+        """Steps of all whole checkpoints, rising."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
     def save(self, step: int, state: TrainState, curriculum: AdaptiveState) -> None:
         """Writes the state after `step` optimizer steps; returns when it is on disk."""
         if self.latest == step:
@@ -76,11 +81,10 @@ class Checkpoints:
             raise UserError(
                 f"{self._directory} holds no checkpoint; train first (python -m pintern.train)."
             )
-        steps = [checkpoint.step for checkpoint in self._checkpointer.checkpoints]
-        if step not in steps:
+        if step not in self.steps:
             raise UserError(
                 f"{self._directory} holds no checkpoint of step {step}.",
-                f"There are: {', '.join(map(str, sorted(steps))) or 'none'}.",
+                f"There are: {', '.join(map(str, self.steps)) or 'none'}.",
             )
         # Orbax reads a numpy leaf back only into one: it was stored without a sharding.
         abstract = jax.tree.map(

@@ -32,6 +32,7 @@ class TrainingData:
       accumulate: micro-batches that they are split into.
       seed: of the order.
       teacher_shots: examples in the teacher's prompt, or None without a teacher.
+      labelled: train on the labelled pairs; False leaves them to retrieval alone.
     """
 
     def __init__(
@@ -43,17 +44,20 @@ class TrainingData:
         accumulate: int,
         seed: int,
         teacher_shots: int | None = None,
+        labelled: bool = True,
     ):
         self._prompts = prompts
         self._answered = list(answered)
         self._pieces = [*prompts.pool, *prompts.renderer.pieces(answered)]
         self._labelled = np.array([1.0] * len(prompts.pool) + [0.0] * len(answered), np.float32)
-        self._lengths = np.array([len(p.query) + len(p.completion) for p in self._pieces])
+        self._first = 0 if labelled else len(prompts.pool)
+        trained_on = self._pieces[self._first :]
+        self._lengths = np.array([len(p.query) + len(p.completion) for p in trained_on])
         self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
         self._teacher_shots = teacher_shots
 
     def __len__(self) -> int:
-        return len(self._pieces)
+        return len(self._lengths)
 
     @functools.cache  # noqa: B019  one object a run
     def rows(self, shots: int) -> list[Row]:
@@ -70,19 +74,21 @@ class TrainingData:
     @functools.cache  # noqa: B019
     def shapes(self, level: Level) -> Shapes:
         """The shapes of a level."""
-        return Shapes.plan(self._prompts.prefix(level.keep_rate), self.rows(level.shots))
+        rows = self.rows(level.shots)[self._first :]
+        return Shapes.plan(self._prompts.prefix(level.keep_rate), rows)
 
     @functools.cache  # noqa: B019
     def _teacher_shapes(self) -> Shapes:
         # One width: it is combined with every student width, and each pair is a program.
-        return Shapes.plan((), self.rows(self._teacher_shots), count=1)
+        return Shapes.plan((), self.rows(self._teacher_shots)[self._first :], count=1)
 
     def programs(self, level: Level) -> list[tuple[Shape, TrainBatch]]:
         """Every shape of a level with a batch that has it, for compiling ahead of time."""
         rows = self.rows(level.shots)
         found = []
         for shape in self.shapes(level).all():
-            i = next(i for i, row in enumerate(rows) if len(row.tokens) <= shape.row)
+            fitting = range(self._first, len(rows))
+            i = next(i for i in fitting if len(rows[i].tokens) <= shape.row)
             found.append((shape, self._stack([i] * self._rows, level, shape)))
         return found
 
@@ -97,7 +103,7 @@ class TrainingData:
     def indices(self, step: int) -> list[int]:
         """Which items a step trains on; the labelled pairs come first in the numbering."""
         drawn = step_indices(step, self._lengths, rows=self._rows, seed=self._seed)
-        return drawn.tolist()
+        return (self._first + drawn).tolist()
 
     def _stack(self, indices: Sequence[int], level: Level, shape: Shape) -> TrainBatch:
         prefix = self._prompts.prefix(level.keep_rate)

@@ -13,10 +13,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, assemble, new_adapter, split_decoder
+from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
 from pintern.progress import Progress
-from pintern.prompts.ladder import write_ladder
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
@@ -25,10 +25,13 @@ from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
 from pintern.training.step import (
     Teacher,
+    TrainBatch,
     TrainState,
     learning_rate,
+    loss_options,
     make_optimizer,
     make_step,
+    reset_moments,
 )
 from pintern.training.teacher import (
     answer_log,
@@ -53,15 +56,18 @@ def train(config: ConfigDict, workdir: Path) -> bool:
       True when the run is complete, False when SIGTERM stopped it after a checkpoint.
 
     Raises:
-      UserError: see the callees; also a loss that is not finite.
+      UserError: see the callees; also a config that trains nothing, or a loss that is not finite.
     """
+    check_trains(config)
     # ── the run and its parts ──
     resumed = claim(workdir, config)
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_base(workdir, parts.checkpoint)
-    write_ladder(workdir / "prompts", parts.prompts.ladder)
+    parts.prompts.write(workdir / "prompts")
+    if not resumed:
+        print(parts.prompts.schedule_table())
     if parts.prompts.task.note:
         print(parts.prompts.task.note)
     graph, base = split_decoder(parts.checkpoint)
@@ -70,7 +76,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     # ── data, and the teacher; one that is the student itself comes after the first stage ──
     awaited = config.distill.weight > 0 and config.distill.teacher == "first_stage"
     teacher = base_teacher(parts) if config.distill.weight > 0 and not awaited else None
-    data = _load_data(parts, workdir, teacher)
+    data = load_data(parts, workdir, teacher)
 
     # ── state ──
     optimizer = make_optimizer(config.train)
@@ -84,14 +90,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
-        make_step(
-            graph,
-            optimizer,
-            distill_weight=config.distill.weight,
-            temperature=config.distill.temperature,
-            by_confidence=config.distill.by_confidence,
-            balance_weight=config.train.balance_weight,
-        ),
+        make_step(graph, optimizer, **loss_options(config)),
         donate=(0,),
     )
     root = jax.random.key(config.seed)
@@ -105,10 +104,10 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     rates = learning_rate(config.train)
     recorder = Recorder(workdir, first_step=step)
     pending: list[dict[str, Any]] = []
-    prepared: Level | None = None
+    prepared: int | None = None
     with (
         closing(programs),
-        _sigterm() as stop,
+        sigterm() as stop,
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
         while step < config.train.steps and not stop:
@@ -116,35 +115,32 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 here, following = curriculum.levels[stage.stage : stage.stage + 2]
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
                 stage = curriculum.advance(step, stage, *scores)
-            level = curriculum.level_at(step, stage)
-            if awaited and level != curriculum.levels[0]:
+            number = curriculum.stage_at(step, stage)
+            if curriculum.begins_stage(step, stage):
+                if config.checkpoint.stages:
+                    keep_stage(workdir, step, state, stage)
+                if config.train.reset_optimizer:
+                    state = state._replace(optimizer=reset_moments(state.optimizer))
+            if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, recorder, programs, data, checkpoints)
                 with bar.paused():
                     teacher = first_stage_teacher(parts, workdir, step, state)
-                    data = _load_data(parts, workdir, teacher)
+                    data = load_data(parts, workdir, teacher)
                 awaited, prepared = False, None
-            if level != prepared:
-                prepare(level)
-                # What follows an awaited teacher has other data, and shapes not known yet.
-                for following in [] if awaited else _next_levels(curriculum.levels, level):
-                    prepare(following)
-                prepared = level
+            if number != prepared:
+                wanted = curriculum.levels_of_stage(step, stage)
+                if not awaited:  # what follows the teacher has other data, and shapes not known yet
+                    wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
+                for level in wanted:
+                    prepare(level)
+                prepared = number
+            level = curriculum.level_at(step, stage)
             shape, batch, padding = data.batch(step, level)
             program = programs.get((teacher is not None, shape))
             key = jax.random.fold_in(root, step)
             state, metrics = program(state, base, batch, teacher, key)
-            pending.append(
-                {
-                    "step": step,
-                    "keep_rate": level.keep_rate,
-                    "shots": level.shots,
-                    "prompt_tokens": _prompt_tokens(batch),
-                    "tokens": int(batch.student.prefix_valid.sum() + batch.student.row_valid.sum()),
-                    "padding": round(padding, 4),
-                    "learning_rate": float(rates(step)),
-                    **metrics,
-                }
-            )
+            row = step_row(step, level, batch, padding, float(rates(step)))
+            pending.append(row | metrics)
             step += 1
             save = step % config.checkpoint.every == 0
             if save or step % config.train.log_every == 0:
@@ -161,7 +157,17 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     return step >= config.train.steps
 
 
-def _load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingData:
+def check_trains(config: ConfigDict) -> None:
+    """Refuses a config with neither LoRA nor a soft prompt."""
+    if not trains(config):
+        raise UserError(
+            "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
+            "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt; or score "
+            "the base as it is: python -m pintern.evaluate with the same --config.",
+        )
+
+
+def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingData:
     """The labelled pairs, and with a teacher the queries of the log that it answers."""
     config = parts.config
     answered = []
@@ -176,15 +182,34 @@ def _load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> Training
         accumulate=config.train.accumulate,
         seed=config.seed,
         teacher_shots=config.distill.shots if teacher else None,
+        labelled=config.train.ce_weight > 0 or config.distill.labelled,
     )
 
 
-def _next_levels(levels: tuple[Level, ...], level: Level) -> tuple[Level, ...]:
-    following = levels.index(level) + 1
-    return levels[following : following + 1]
+def keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
+    """Keeps the state that a stage ends with; a resumed run that comes by again finds the same."""
+    kept = Checkpoints(workdir / "stages", keep=step)
+    if step not in kept.steps:
+        kept.save(step, state, stage)
+    kept.close()
 
 
-def _prompt_tokens(batch: Any) -> float:
+def step_row(
+    step: int, level: Level, batch: TrainBatch, padding: float, rate: float
+) -> dict[str, Any]:
+    """What is known of a step before its metrics are."""
+    return {
+        "step": step,
+        "keep_rate": level.keep_rate,
+        "shots": level.shots,
+        "prompt_tokens": _prompt_tokens(batch),
+        "tokens": int(batch.student.prefix_valid.sum() + batch.student.row_valid.sum()),
+        "padding": round(padding, 4),
+        "learning_rate": rate,
+    }
+
+
+def _prompt_tokens(batch: TrainBatch) -> float:
     """Mean tokens in front of the completion: prefix, and the row's own less its targets."""
     rows = batch.student
     in_row = rows.row_valid.sum(-1).mean() - rows.target_weights.sum(-1).mean()
@@ -206,23 +231,32 @@ def _flush(
     """
     for row in pending:
         row.update({k: float(v) for k, v in row.items() if isinstance(v, jax.Array)})
-        if not np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all():
-            indices = data.indices(row["step"])
+        if not is_finite(row):
             checkpoints.discard(row["step"])
-            raise UserError(
-                f"The loss at step {row['step']} is {row['loss']} (gradient norm "
-                f"{row['grad_norm']}); its batch holds training examples "
-                f"{', '.join(str(i + 1) for i in indices)}.",
-                "The last good checkpoint is kept. Lower config.train.learning_rate, or look at "
-                "these examples.",
-            )
+            raise UserError(*not_finite(row, data))
         recorder.write(row)
     recorder.timing(programs)
     pending.clear()
 
 
+def is_finite(row: dict[str, Any]) -> bool:
+    """Whether a step's metrics are numbers: no NaN, nothing infinite."""
+    return bool(np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all())
+
+
+def not_finite(row: dict[str, Any], data: TrainingData) -> tuple[str, str]:
+    """What is told of a step whose metrics aren't finite, and the mend."""
+    examples = ", ".join(str(i + 1) for i in data.indices(row["step"]))
+    return (
+        f"The loss at step {row['step']} is {row['loss']} (gradient norm {row['grad_norm']}); its "
+        f"batch holds training examples {examples}.",
+        "The last good checkpoint is kept. Lower config.train.learning_rate, or look at these "
+        "examples.",
+    )
+
+
 @contextmanager
-def _sigterm() -> Iterator[list[int]]:
+def sigterm() -> Iterator[list[int]]:
     """A list that stays empty until SIGTERM (or SIGINT) asks to stop."""
     received: list[int] = []
     signals = (signal.SIGTERM, signal.SIGINT)

@@ -9,7 +9,7 @@ from pintern.assemble import Parts, split_decoder
 from pintern.curriculum import Level
 from pintern.evaluation.decode import Generator
 from pintern.evaluation.metrics import score_predictions
-from pintern.evaluation.run import sampling_of
+from pintern.evaluation.run import sampling_of, scoring_options
 
 
 def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
@@ -28,6 +28,6 @@ def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
     )
     made = generator([row.tokens for row in rows], batch_rows=config.eval.batch_rows)
     predictions = [parts.tokenizer.decode(ids).strip() for ids in made]
-    golds = [train[i].completion for i in drawn]
     task = prompts.task
-    return score_predictions(task.metric, predictions, golds, database=task.database).value
+    golds = [train[i] for i in drawn]
+    return score_predictions(task.metric, predictions, golds, **scoring_options(parts)).value

@@ -22,15 +22,16 @@ class Recorder:
     Args:
       workdir: the run's folder.
       first_step: step at which this process starts; later lines of an earlier one are cut.
+      sharing: runs that train together; each is charged with its share of the time.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int):
+    def __init__(self, workdir: Path, *, first_step: int, sharing: int = 1):
         from tensorboardX import SummaryWriter
 
         self._metrics = JsonLines(workdir / "metrics.jsonl", before=first_step)
         self._timings = JsonLines(workdir / "timings.jsonl", before=first_step)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step or None)
-        self._since = time.perf_counter()
+        self._since, self._sharing = time.perf_counter(), sharing
         self._tokens, self._steps, self._last = 0, 0, {}
         self._levels: dict[str, float] = {}
         self.last_loss: float | None = None
@@ -51,7 +52,7 @@ class Recorder:
         if not self._steps:
             return
         now = time.perf_counter()
-        seconds = max(now - self._since, 1e-9)
+        seconds = max(now - self._since, 1e-9) / self._sharing
         level = f"{self._last['keep_rate']:g}/{self._last['shots']}"
         self._levels[level] = self._levels.get(level, 0.0) + seconds
         row = {

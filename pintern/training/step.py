@@ -16,13 +16,16 @@ from ml_collections import ConfigDict
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache
 from pintern.models.experts import balance_loss
+from pintern.models.prompt_loss import prompt_nats
 from pintern.models.shared_prefix import (
     Batch,
     cross_entropy,
+    logits_of,
+    read_batch,
     target_logits,
-    target_logits_and_routing,
     token_nats,
 )
+from pintern.training.losses import kl_divergence
 
 
 @flax.struct.dataclass
@@ -90,16 +93,33 @@ def learning_rate(config: ConfigDict) -> optax.Schedule:
     return optax.join_schedules([before, after], [warmup])
 
 
-def kl_divergence(
-    teacher: Float[Array, "*batch vocab"],
-    student: Float[Array, "*batch vocab"],
-    weights: Float[Array, "*batch"],
-    temperature: float,
-) -> Float[Array, ""]:
-    """Weighted sum of T²·KL(teacher ‖ student) at temperature T, in nats."""
-    p = jax.nn.log_softmax(teacher / temperature, axis=-1)
-    q = jax.nn.log_softmax(student / temperature, axis=-1)
-    return temperature**2 * jnp.sum(jnp.sum(jnp.exp(p) * (p - q), axis=-1) * weights)
+def reset_moments(state: optax.OptState) -> optax.OptState:
+    """Adam's moments, and its count of the steps they were gathered over, as at the start.
+
+    The learning-rate schedule has a count of its own, which goes on: a stage change is no new
+    warm-up.
+    """
+
+    def fresh(part: Any) -> Any:
+        if isinstance(part, optax.ScaleByAdamState):
+            return jax.tree.map(jnp.zeros_like, part)
+        return part
+
+    return jax.tree.map(fresh, state, is_leaf=lambda x: isinstance(x, optax.ScaleByAdamState))
+
+
+def loss_options(config: ConfigDict) -> dict[str, Any]:
+    """What a config says of the loss, as the keyword arguments of `make_step`."""
+    return {
+        "distill_weight": config.distill.weight,
+        "temperature": config.distill.temperature,
+        "by_confidence": config.distill.by_confidence,
+        "top_k": config.distill.top_k,
+        "distill_labelled": config.distill.labelled,
+        "ce_weight": config.train.ce_weight,
+        "prompt_loss_weight": config.train.prompt_loss_weight,
+        "balance_weight": config.train.balance_weight,
+    }
 
 
 def make_step(
@@ -109,6 +129,10 @@ def make_step(
     distill_weight: float = 0.0,
     temperature: float = 1.0,
     by_confidence: bool = False,
+    top_k: int = 0,
+    distill_labelled: bool = True,
+    ce_weight: float = 1.0,
+    prompt_loss_weight: float = 0.0,
     balance_weight: float = 0.0,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Builds the step `(state, base, batches, teacher, key) -> state, metrics`.
@@ -120,28 +144,44 @@ def make_step(
 
     With `by_confidence` a row's KL counts by the probability that the teacher gives the row's whole
     completion. Where it contradicts a gold completion, or wrote one that it half believes in, it
-    is followed the less.
+    is followed the less. Without `distill_labelled` it counts only where the teacher wrote the
+    completion. `top_k`: see `kl_divergence`.
+
+    `prompt_loss_weight` w adds w times the cross-entropy of the labelled rows' prompt tokens (see
+    `prompt_loss`), and w of each to the tokens that the sum is divided by: it is the weighted mean
+    over the plain concatenations, with weight 1 on a completion's tokens. `ce_weight` is that of
+    the cross-entropy as a whole.
 
     `balance_weight` counts for a mixture of experts only: the mean load-balancing loss over the
     micro-batches is added so often. A token of the shared prefix is routed, and counted, once.
     """
+
+    def divisor(parts: dict[str, Array]) -> Array:
+        if not prompt_loss_weight:
+            return parts["tokens"]
+        return parts["tokens"] + prompt_loss_weight * parts["prompt_tokens"]
 
     def loss_sum(
         adapter: Adapter, base: nnx.State, batch: TrainBatch, teacher: Teacher | None, key: Any
     ) -> tuple[Array, dict[str, Array]]:
         decoder = nnx.merge(graph, base)
         dropout_key = key if adapter.dropout > 0 else None
-        logits, routed = target_logits_and_routing(
-            decoder, batch.student, adapter=adapter, dropout_key=dropout_key
-        )
+        reading = read_batch(decoder, batch.student, adapter=adapter, dropout_key=dropout_key)
+        logits = logits_of(decoder, batch.student, reading)
         weights = batch.student.target_weights
         gold = weights * batch.labelled[..., None]
         ce = cross_entropy(logits, batch.student.target_tokens, gold)
         parts = {"ce": ce, "gold_tokens": gold.sum(), "tokens": weights.sum()}
         loss = ce
-        if routed is not None:
+        if prompt_loss_weight:
+            nats, count = prompt_nats(decoder, batch.student, reading, batch.labelled)
+            parts |= {"prompt": nats, "prompt_tokens": count}
+            loss += prompt_loss_weight * nats
+        if ce_weight != 1.0:
+            loss *= ce_weight
+        if reading.routed is not None:
             # Times the tokens, because the sum over micro-batches is divided by theirs.
-            parts["balance"] = balance_loss(routed) * parts["tokens"]
+            parts["balance"] = balance_loss(reading.routed) * divisor(parts)
             loss += balance_weight * parts["balance"]
         if batch.teacher is None:
             return loss, parts
@@ -151,7 +191,9 @@ def make_step(
         if by_confidence:
             nats = jnp.sum(token_nats(wanted, batch.student.target_tokens) * weights, axis=-1)
             weights = weights * jnp.exp(-nats)[..., None]
-        parts["kl"] = kl_divergence(wanted, logits, weights, temperature)
+        if not distill_labelled:
+            weights = weights * (1.0 - batch.labelled)[..., None]
+        parts["kl"] = kl_divergence(wanted, logits, weights, temperature, top_k)
         return loss + distill_weight * parts["kl"], parts
 
     def step(
@@ -175,16 +217,19 @@ def make_step(
             rest = jax.tree.map(lambda x: x[1:], (batches, keys))
             total, _ = jax.lax.scan(micro, total, rest)
         gradients, parts = total
-        tokens = jnp.maximum(parts["tokens"], 1.0)
+        tokens = jnp.maximum(divisor(parts), 1.0)
         gradients = jax.tree.map(lambda g: g / tokens, gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.adapter)
         metrics = {
             "loss": parts["ce"] / jnp.maximum(parts["gold_tokens"], 1.0),
             "grad_norm": optax.tree.norm(gradients),
         }
-        for name in ("kl", "balance"):
-            if name in parts:
-                metrics[name] = parts[name] / tokens
+        if "kl" in parts:
+            metrics["kl"] = parts["kl"] / jnp.maximum(parts["tokens"], 1.0)
+        if "balance" in parts:
+            metrics["balance"] = parts["balance"] / tokens
+        if prompt_loss_weight:
+            metrics["prompt_loss"] = parts["prompt"] / jnp.maximum(parts["prompt_tokens"], 1.0)
         return TrainState(optax.apply_updates(state.adapter, updates), optimizer_state), metrics
 
     return step

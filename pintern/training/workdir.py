@@ -25,12 +25,7 @@ def claim(workdir: Path, config: ConfigDict) -> bool:
     path = workdir / "config.json"
     # A run that ended before its base was recorded has trained nothing: a wrong path, say.
     if path.exists() and (workdir / "base.json").exists():
-        changed = differences(read_config(workdir), config)
-        if changed:
-            raise UserError(
-                f"{workdir} holds a run of another config ({'; '.join(changed[:5])}).",
-                "Use another --workdir, or the same config to resume it.",
-            )
+        check_config(workdir, config)
         return True
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder.")
@@ -45,6 +40,20 @@ def claim(workdir: Path, config: ConfigDict) -> bool:
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be written: {error.strerror}.") from error
     return False
+
+
+def check_config(workdir: Path, config: ConfigDict, *, besides: tuple[str, ...] = ()) -> None:
+    """Refuses another config than the run's, but for fields whose names begin as `besides` says."""
+    changed = [
+        change
+        for change in differences(read_config(workdir), config)
+        if not change.startswith(besides)
+    ]
+    if changed:
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(changed[:5])}).",
+            "Use another --workdir, or the same config to resume it.",
+        )
 
 
 def check_base(workdir: Path, checkpoint: Checkpoint) -> None:

@@ -1,0 +1,189 @@
+"""A population beside the same runs one after another: members × throughput.
+
+    python -m benchmarks.population                            (the bundled model, prompt tuning)
+    python -m benchmarks.population --lora --members=1,2,4 --out=population.json
+
+Both make the same optimizer steps on the company task, each member in its own data order. The
+population is one program, compiled once for all its members; a run alone compiles its own, as a
+sweep of separate processes does without the persistent cache (JAX's caches are cleared before
+each). `gain` is the time of N runs one after another over that of N members at once: of the steps
+alone, and with compiling, at --steps. One run alone is timed, and counted N times. The two step by
+turns and times are medians, so that what else the machine does meets both alike.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Callable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import flags
+
+from pintern import cli
+
+MEMBERS = flags.DEFINE_list("members", ["1", "2", "4", "8"], "How many at once.")
+LORA = flags.DEFINE_boolean("lora", False, "LoRA on every map in place of a soft prompt.")
+MODEL = flags.DEFINE_string("model", "nano", "A checkpoint: a folder, org/name, or nano.")
+ROWS = flags.DEFINE_integer("rows", 4, "Rows of a member's step.")
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps of each.")
+STEPS = flags.DEFINE_integer("steps", 300, "Steps of the run that compiling is spread over.")
+OUT = flags.DEFINE_string("out", None, "JSON file for the figures; none is written without.")
+
+
+def main(_: list[str]) -> None:
+    """Prints one table."""
+    # What compiling costs is part of what is measured.
+    jax.config.update("jax_enable_compilation_cache", False)
+    counts = [int(count) for count in MEMBERS.value]
+    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    shown = ", ".join(f"{name} {version}" for name, version in versions.items())
+    print(f"{jax.devices()[0].device_kind}, {platform.machine()}, {shown}")
+    trained = "LoRA, rank 16" if LORA.value else "25 virtual tokens"
+    print(f"{trained}, {ROWS.value} rows a step, medians of {REPEATS.value} steps")
+    print(
+        f"{'members':>7} {'compiled':>9} {'compile s':>16} {'step ms':>16} {'tokens/s':>16} "
+        f"{'gain':>5} {'with compiling':>14}\n"
+        f"{'':>7} {'':>9} {'at once / apart':>16} {'at once / apart':>16} {'at once / apart':>16}"
+    )
+    bench = Bench(max(counts))
+    alone = bench.compile_alone()
+    rows = []
+    for count in counts:
+        together = bench.compile_together(count)
+        once, one = bench.time_by_turns(together, alone)
+        tokens = bench.tokens(count)
+        apart = count * one
+        row = {
+            "members": count,
+            "programs": {"together": 1, "apart": count},
+            "compile_seconds": {"together": together.seconds, "apart": count * alone.seconds},
+            "step_ms": {"together": 1e3 * once, "apart": 1e3 * apart},
+            "tokens_per_second": {"together": tokens / once, "apart": tokens / apart},
+            "gain": apart / once,
+            "gain_with_compiling": (STEPS.value * apart + count * alone.seconds)
+            / (STEPS.value * once + together.seconds),
+            "program_mb": {
+                "together": together.megabytes,
+                "apart": alone.megabytes,
+            },
+        }
+        rows.append(row)
+        print(
+            f"{count:>7} {f'1 / {count}':>9} {_pair(row['compile_seconds'], '.1f'):>16} "
+            f"{_pair(row['step_ms'], '.1f'):>16} {_pair(row['tokens_per_second'], '.0f'):>16} "
+            f"{row['gain']:>4.2f}× {row['gain_with_compiling']:>13.2f}×",
+            flush=True,
+        )
+    if OUT.value:
+        found = {
+            "versions": versions,
+            "device": jax.devices()[0].device_kind,
+            "trained": trained,
+            "rows_per_step": ROWS.value,
+            "steps": STEPS.value,
+            "members": rows,
+        }
+        write(Path(OUT.value), found)
+
+
+def write(path: Path, found: dict[str, Any]) -> None:
+    """Keeps the figures."""
+    from pintern.errors import UserError
+
+    try:
+        path.write_text(json.dumps(found, indent=2) + "\n")
+    except OSError as error:
+        raise UserError(f"--out={path} can't be written: {error.strerror}.") from error
+
+
+def _pair(values: dict[str, float], form: str) -> str:
+    return f"{values['together']:{form}} / {values['apart']:{form}}"
+
+
+class Compiled:
+    """A program with its arguments, and what compiling it cost."""
+
+    def __init__(self, function: Callable[..., Any], state: Any, *rest: Any):
+        jax.clear_caches()
+        began = time.perf_counter()
+        self._program = jax.jit(function, donate_argnums=0).lower(state, *rest).compile()
+        self.seconds = time.perf_counter() - began
+        analysis = self._program.memory_analysis()
+        self.megabytes = 1e-6 * (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes)
+        self._state, self._rest = jax.tree.map(jnp.copy, state), rest
+        self.step()
+
+    def step(self) -> float:
+        """Seconds of one step."""
+        began = time.perf_counter()
+        self._state, _ = jax.block_until_ready(self._program(self._state, *self._rest))
+        return time.perf_counter() - began
+
+
+class Bench:
+    """Base, data and states of as many members as are needed at most."""
+
+    def __init__(self, count: int):
+        from pintern.assemble import assemble, new_adapter, split_decoder
+        from pintern.config import default_config
+        from pintern.training.data import TrainingData
+        from pintern.training.stacking import PopulationData
+        from pintern.training.step import TrainState, make_optimizer
+
+        config = default_config()
+        config.model.path = MODEL.value
+        config.train.batch_rows = ROWS.value
+        config.curriculum.update(schedule="explicit", keep_rates=(0.0,), shots=(0,))
+        if not LORA.value:
+            config.adapter.targets, config.adapter.soft_prompt = (), 25
+        self.config, parts = config, assemble(config)
+        self.graph, self.base = split_decoder(parts.checkpoint)
+        self.optimizer = make_optimizer(config.train)
+        adapter = new_adapter(parts)
+        self.state = TrainState(adapter, self.optimizer.init(adapter))
+        data = [
+            TrainingData(parts.prompts, batch_rows=ROWS.value, accumulate=1, seed=seed)
+            for seed in range(count)
+        ]
+        # Of one shape, so that both do the same work.
+        _, self.batches = PopulationData(data).batch(0, parts.prompts.curriculum.levels[0])
+
+    def compile_together(self, count: int) -> Compiled:
+        """The step of so many members at once."""
+        from pintern.training.stacking import make_population_step, rates_of, stack
+
+        step = make_population_step(self.graph, self.config, own_teachers=False)
+        keys = stack([jax.random.key(seed) for seed in range(count)])
+        state, batches = stack([self.state] * count), stack(self.batches[:count])
+        return Compiled(
+            step, state, self.base, batches, None, keys, rates_of([self.config] * count)
+        )
+
+    def compile_alone(self) -> Compiled:
+        """The step of an ordinary run."""
+        from pintern.training.step import loss_options, make_step
+
+        step = make_step(self.graph, self.optimizer, **loss_options(self.config))
+        return Compiled(step, self.state, self.base, self.batches[0], None, jax.random.key(0))
+
+    def time_by_turns(self, together: Compiled, alone: Compiled) -> tuple[float, float]:
+        """Median seconds of a step of each."""
+        times = [(together.step(), alone.step()) for _ in range(REPEATS.value)]
+        once, one = np.median(times, axis=0)
+        return float(once), float(one)
+
+    def tokens(self, count: int) -> int:
+        """Real tokens of a step of so many members."""
+        each = [batch.student for batch in self.batches[:count]]
+        return sum(int(b.prefix_valid.sum() + b.row_valid.sum()) for b in each)
+
+
+if __name__ == "__main__":
+    cli.run(main)

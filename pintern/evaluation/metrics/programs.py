@@ -1,0 +1,64 @@
+"""Programs by whether they pass their tests, run in the sandbox."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pintern.errors import UserError
+from pintern.evaluation.metrics.scores import Grade, grade_outcomes
+from pintern.evaluation.sandbox.runner import Limits, Problem, protections, run_programs
+from pintern.prompts.task import Example
+
+_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+
+
+def grade_pass(
+    predictions: Sequence[str], examples: Sequence[Example], options: Mapping[str, Any]
+) -> Grade:
+    """Every test passes; an example's facts are the fields of `sandbox.runner.Problem`.
+
+    With one sample per example the mean is pass@1. Options: `end`, what closes a program in an
+    answer; `unconfined`, run programs even where the kernel can't confine them.
+
+    Raises:
+      UserError: the kernel can't confine them, and `unconfined` isn't given; or an example has no
+        tests.
+    """
+    end, unconfined = options.get("end", ""), bool(options.get("unconfined", False))
+    problems = [_problem(example) for example in examples]
+    limits = Limits()
+    inside = "none" if unconfined else "+".join(protections())
+    programs = [program_of(prediction, end) for prediction in predictions]
+    verdicts = run_programs(programs, problems, limits=limits, unconfined=unconfined)
+    signature = (
+        f"pass|tests:all|answer:{f'to-{end}-' if end else ''}first-fence|sandbox:{inside}"
+        f"|cpu:{limits.cpu_seconds}s|wall:{limits.wall_seconds:g}s"
+        f"|memory:{limits.memory_bytes >> 20}MiB|python:{platform.python_version()}"
+    )
+    return grade_outcomes("pass", [verdict.reason for verdict in verdicts], signature)
+
+
+def program_of(answer: str, end: str = "") -> str:
+    """The program in a model's answer: what stands before `end`, or its first fenced block."""
+    if end:
+        answer = answer.partition(end)[0]
+    fenced = _FENCE.search(answer)
+    return fenced.group(1) if fenced else answer
+
+
+def _problem(example: Example) -> Problem:
+    facts = example.facts
+    if not facts.get("tests"):
+        raise UserError(
+            f"Metric 'pass' needs the tests of every example; {example.id or 'one'} has none.",
+            "Use a task of kind 'mbpp', or give each example facts.tests and facts.names.",
+        )
+    return Problem(
+        tests=tuple(facts["tests"]),
+        names=tuple(facts.get("names", ())),
+        imports=facts.get("imports", ""),
+        setup=facts.get("setup", ""),
+    )

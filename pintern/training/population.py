@@ -1,0 +1,272 @@
+"""Trains N adapters at once over one frozen base: seeds × learning rates × initialisations.
+
+Each member has a run folder of its own, which reads like that of a run that trained alone: the same
+config, data order, random keys, metrics and checkpoints, equal up to rounding. What differs is
+that one program makes the step of all members (`stacking`), and that a member whose loss is no
+longer finite ends without the others: no member's numbers depend on another's.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pintern.assemble import Parts, new_adapter, split_decoder
+from pintern.config import validate
+from pintern.curriculum import AdaptiveState, Level
+from pintern.progress import Progress
+from pintern.training.batches import padding_share
+from pintern.training.checkpoint import Checkpoints
+from pintern.training.data import TrainingData
+from pintern.training.joint_parts import assemble_members
+from pintern.training.loop import (
+    check_trains,
+    is_finite,
+    keep_stage,
+    load_data,
+    not_finite,
+    sigterm,
+    step_row,
+)
+from pintern.training.members import (
+    Outcome,
+    check_members,
+    claim_group,
+    common_step,
+    outcome_of,
+    read_diverged,
+    select_group,
+    write_diverged,
+)
+from pintern.training.programs import Programs, abstract
+from pintern.training.record import Recorder
+from pintern.training.stacking import (
+    PopulationData,
+    make_population_step,
+    rates_of,
+    stack,
+    unstack,
+)
+from pintern.training.step import Teacher, TrainState, learning_rate, make_optimizer, reset_moments
+from pintern.training.teacher import base_teacher, first_stage_teacher
+from pintern.training.workdir import claim
+
+
+def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) -> list[Outcome]:
+    """Trains, or resumes, a population; finished members are left as they are.
+
+    At least the last two checkpoints of each member are kept, so that after a kill there is a step
+    at which all have one; from there it goes on, and ends with the same adapters, bit for bit.
+
+    Args:
+      configs: of the members; see `members.VARIED` for what may differ.
+      workdirs: the run folder of each.
+
+    Returns:
+      what became of each member, in the given order.
+
+    Raises:
+      UserError: configs that can't train together, and whatever `loop.train` refuses.
+    """
+    check_members(configs, workdirs)
+    for config in configs:
+        check_trains(validate(config))
+    resumed = [claim(path, config) for config, path in zip(configs, workdirs, strict=True)]
+    group = select_group(configs, workdirs)
+    if group:
+        _train(
+            [configs[i] for i in group], [workdirs[i] for i in group], [resumed[i] for i in group]
+        )
+    return [outcome_of(*each) for each in zip(configs, workdirs, strict=True)]
+
+
+class _Member:
+    """One member's files: what is written of it, and whether it still goes on."""
+
+    def __init__(self, parts: Parts, workdir: Path, data: TrainingData, step: int, sharing: int):
+        self.parts, self.workdir, self.data = parts, workdir, data
+        self.rates = learning_rate(parts.config.train)
+        self.key = jax.random.key(parts.config.seed)
+        self.goes_on = read_diverged(workdir) is None
+        if self.goes_on:  # a diverged one's files are as they shall be
+            keep = max(parts.config.checkpoint.keep, 2)
+            self.checkpoints = Checkpoints(workdir / "checkpoints", keep=keep)
+            self.recorder = Recorder(workdir, first_step=step, sharing=sharing)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """A step's metrics; the first that aren't finite end the member."""
+        if not self.goes_on:
+            return
+        if is_finite(row):
+            self.recorder.write(row)
+            return
+        self.checkpoints.discard(row["step"])
+        message = " ".join(not_finite(row, self.data))
+        write_diverged(self.workdir, row["step"], message)
+        print(f"{self.workdir.name} diverged: {message}", file=sys.stderr, flush=True)
+        self.goes_on = False
+        self.checkpoints.close()
+
+    def close(self, programs: Programs) -> None:
+        """Closes the files."""
+        if hasattr(self, "recorder"):
+            self.recorder.close(programs)
+        if self.goes_on:
+            self.checkpoints.close()
+
+
+def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: list[bool]) -> None:
+    # ── the members and their parts: one base for all ──
+    config = configs[0]
+    parts = assemble_members(configs, workdirs, resumed)
+    graph, base = split_decoder(parts[0].checkpoint)
+    curriculum = parts[0].prompts.curriculum
+
+    # ── the teacher: the base is everyone's, a first stage each member's own ──
+    awaited = config.distill.weight > 0 and config.distill.teacher == "first_stage"
+    teacher = base_teacher(parts[0]) if config.distill.weight > 0 and not awaited else None
+    datas = [load_data(p, path, teacher) for p, path in zip(parts, workdirs, strict=True)]
+
+    # ── state: from the last step that all members saved ──
+    claim_group(configs, workdirs)
+    step = common_step(workdirs)
+    members = [
+        _Member(p, path, data, step, len(parts))
+        for p, path, data in zip(parts, workdirs, datas, strict=True)
+    ]
+    state = stack([_restore(member, step) for member in members])
+    keys = jnp.stack([member.key for member in members])
+    rates = rates_of(configs)
+    data = PopulationData(datas)
+
+    # ── programs: one a level, this level's and the next one's in the background ──
+    programs = Programs(make_population_step(graph, config, own_teachers=awaited), donate=(0,))
+
+    def prepare(level: Level) -> None:
+        given = abstract((state, base)), data.abstract(level), abstract((teacher, keys, rates))
+        programs.prepare((teacher is not None, level), *given[0], given[1], *given[2])
+
+    # ── the loop ──
+    pending: list[tuple[list[dict[str, Any]], dict[str, jax.Array]]] = []
+    prepared: int | None = None
+    with (
+        closing(programs),
+        sigterm() as stop,
+        Progress(f"{config.name} × {len(parts)}", config.train.steps, done=step) as bar,
+    ):
+        while step < config.train.steps and not stop and any(member.goes_on for member in members):
+            number = curriculum.stage_at(step)
+            if curriculum.begins_stage(step):
+                if config.checkpoint.stages:
+                    _keep_stages(members, step, state)
+                if config.train.reset_optimizer:
+                    state = state._replace(optimizer=reset_moments(state.optimizer))
+            if awaited and curriculum.stages[number].level != curriculum.levels[0]:
+                _flush(pending, members, programs)
+                if not any(member.goes_on for member in members):
+                    break
+                with bar.paused():
+                    teacher = _own_teachers(members, step, state)
+                data = PopulationData([member.data for member in members])
+                awaited, prepared = False, None
+            if number != prepared:
+                wanted = curriculum.levels_of_stage(step)
+                if not awaited:  # what follows the teacher has other data, and shapes not known yet
+                    wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
+                for level in wanted:
+                    prepare(level)
+                prepared = number
+            level = curriculum.level_at(step)
+            batches, each = data.batch(step, level)
+            program = programs.get((teacher is not None, level))
+            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+            state, metrics = program(state, base, batches, teacher, step_keys, rates)
+            rows = [
+                step_row(
+                    step, level, batch, padding_share(batch.student), float(member.rates(step))
+                )
+                for member, batch in zip(members, each, strict=True)
+            ]
+            pending.append((rows, metrics))
+            step += 1
+            save = step % config.checkpoint.every == 0
+            if save or step % config.train.log_every == 0:
+                _flush(pending, members, programs)
+            if save:
+                _save(members, step, state)
+            bar.advance(note=_note(level, members))
+        # Here and not in the loop: a signal may come between its last line and its condition.
+        _flush(pending, members, programs)
+        _save(members, step, state)
+    for member in members:
+        member.close(programs)
+
+
+def _restore(member: _Member, step: int) -> TrainState:
+    """The member's state at a step; a diverged one's is a new one, which nobody looks at."""
+    adapter = new_adapter(member.parts)
+    state = TrainState(adapter, make_optimizer(member.parts.config.train).init(adapter))
+    if step and member.goes_on:
+        _, state, _ = member.checkpoints.restore(state, step)
+    return state
+
+
+def _own_teachers(members: Sequence[_Member], step: int, state: TrainState) -> Teacher:
+    """Each member as its first stage left it; also loads what they are taught.
+
+    A diverged member is given the teacher and the data of one that goes on.
+    """
+    teachers: dict[int, Teacher] = {}
+    for i, (member, own) in enumerate(zip(members, unstack(state, len(members)), strict=True)):
+        if member.goes_on:
+            teachers[i] = first_stage_teacher(member.parts, member.workdir, step, own)
+            member.data = load_data(member.parts, member.workdir, teachers[i])
+    stand_in = next(iter(teachers))
+    for i, member in enumerate(members):
+        if i not in teachers:
+            member.data = members[stand_in].data
+    return stack([teachers.get(i, teachers[stand_in]) for i in range(len(members))])
+
+
+def _flush(
+    pending: list[tuple[list[dict[str, Any]], dict[str, jax.Array]]],
+    members: Sequence[_Member],
+    programs: Programs,
+) -> None:
+    """Fetches the metrics of the steps since the last call and writes each member's."""
+    for rows, metrics in pending:
+        values = jax.device_get(metrics)
+        for i, (member, row) in enumerate(zip(members, rows, strict=True)):
+            member.write(row | {name: float(value[i]) for name, value in values.items()})
+    for member in members:
+        if member.goes_on:
+            member.recorder.timing(programs)
+    pending.clear()
+
+
+def _save(members: Sequence[_Member], step: int, state: TrainState) -> None:
+    for member, own in zip(members, unstack(state, len(members)), strict=True):
+        if member.goes_on:
+            member.checkpoints.save(step, own, AdaptiveState())
+
+
+def _keep_stages(members: Sequence[_Member], step: int, state: TrainState) -> None:
+    for member, own in zip(members, unstack(state, len(members)), strict=True):
+        if member.goes_on:
+            keep_stage(member.workdir, step, own, AdaptiveState())
+
+
+def _note(level: Level, members: Sequence[_Member]) -> str:
+    losses = [m.recorder.last_loss for m in members if m.goes_on]
+    losses = [loss for loss in losses if loss is not None]
+    shown = f"{min(losses):.3f}–{max(losses):.3f}" if losses else "–"
+    gone = sum(not m.goes_on for m in members)
+    tail = f" diverged={gone}" if gone else ""
+    return f"τ={level.keep_rate:.2f} shots={level.shots} loss={shown}{tail}"

@@ -1,0 +1,117 @@
+"""What stands below the tables of single tasks: all tasks together, contrasts, transfer."""
+
+import json
+import random
+
+import pytest
+
+from experiments.arms import prompt_tuning
+from pintern.arms import arm_of
+from pintern.errors import UserError
+from pintern.studies.across import across_tasks, transfers_of
+from pintern.studies.results import results_of
+from pintern.studies.study import Row, Study, cells_of
+
+TASKS, SEEDS, EXAMPLES = ("a", "b"), (0, 1, 2), 40
+SHARE = {"weak": 0.2, "strong": 0.8}
+
+
+def arm(name):
+    return Row(lambda seed: arm_of(prompt_tuning.get_config(), seed=seed, name=name))
+
+
+def study(contrasts=(("strong", "weak"), ("weak", "weak"))):
+    return Study(
+        name="made",
+        question="?",
+        rows=tuple(arm(name) for name in SHARE),
+        tasks={task: {} for task in TASKS},
+        contrasts=contrasts,
+    )
+
+
+@pytest.fixture
+def lines(tmp_path):
+    """Ledger lines whose right answers are drawn: each arm its share of them."""
+    rng, made = random.Random(0), []
+    for name, share in SHARE.items():
+        for task in TASKS:
+            for seed in SEEDS:
+                scores = [100.0 * (rng.random() < share) for _ in range(EXAMPLES)]
+                file = f"{name}-{task}-{seed}.jsonl"
+                answers = [
+                    {"query": f"q{i}", "gold": "g", "score": s} for i, s in enumerate(scores)
+                ]
+                (tmp_path / file).write_text("".join(json.dumps(a) + "\n" for a in answers))
+                measures = {}
+                if name == "strong":
+                    own = {t: 90.0 if t == task else 10.0 + seed for t in TASKS}
+                    measures["transfer"] = {"scores": own, "shots": 0}
+                made.append(
+                    {
+                        "arm": name,
+                        "task": task,
+                        "model": "nano",
+                        "seed": seed,
+                        "metric": "exact",
+                        "factors": {},
+                        "predictions": file,
+                        "score": sum(scores) / EXAMPLES,
+                        "measures": measures,
+                    }
+                )
+    return made
+
+
+def tables(lines, folder, **changes):
+    asked = study(**changes)
+    found = results_of(asked, lines, folder)
+    return found, {part[0]: part for part in across_tasks(asked, found, folder)}
+
+
+def test_all_tasks_side_by_side(lines, tmp_path):
+    found, parts = tables(lines, tmp_path)
+    _, head, rows, _ = parts["All tasks, nano"]
+    assert head == ["arm", "a", "b", "mean", "SD a", "SD b", "mean SD"]
+    for row in rows:
+        mine = {r.task: r for r in found if r.arm == row[0]}
+        assert row[1:3] == [f"{mine[t].score:.1f}" for t in TASKS]
+        assert float(row[3]) == pytest.approx(sum(r.score for r in mine.values()) / 2, abs=0.06)
+        assert row[4:6] == [f"{mine[t].spread:.1f}" for t in TASKS]
+
+
+def test_a_mean_needs_every_task(lines, tmp_path):
+    part = [line for line in lines if (line["arm"], line["task"]) != ("weak", "b")]
+    _, parts = tables(part, tmp_path)
+    rows = {row[0]: row for row in parts["All tasks, nano"][2]}
+    assert rows["weak"][2:4] == ["–", "–"] and rows["strong"][3] != "–"
+
+
+def test_contrasts_pool_the_tasks(lines, tmp_path):
+    found, parts = tables(lines, tmp_path)
+    (strong, same) = parts["Contrasts, nano"][2]
+    mean = {n: sum(r.score for r in found if r.arm == n) / len(TASKS) for n in SHARE}
+    assert strong[:2] == ["strong − weak", "2"]
+    assert float(strong[2]) == pytest.approx(mean["strong"] - mean["weak"], abs=0.06)
+    assert float(strong[4]) < 0.001
+    assert same[2:] == ["+0.0", "+0.0 to +0.0", "1.0000"]
+
+
+def test_transfer_leaves_the_own_task_out_of_the_mean(lines, tmp_path):
+    found, parts = tables(lines, tmp_path)
+    title = "strong, 0 of the target's examples"
+    assert transfers_of(found) == {title: {"a": {"a": 90, "b": 11}, "b": {"a": 11, "b": 90}}}
+    _, head, rows, below = parts[f"Transfer, nano: {title}"]
+    assert head == ["trained on", "a", "b"]
+    assert rows[-1] == ["mean of other sources", "11.0", "11.0"]
+    assert below == "From another task: 11.0 on average."
+
+
+def test_one_task_says_nothing_across(lines, tmp_path):
+    _, parts = tables([line for line in lines if line["task"] == "a"], tmp_path)
+    assert not parts
+
+
+def test_a_contrast_of_an_arm_that_is_not_there():
+    with pytest.raises(UserError, match="strange"):
+        cells_of(study(contrasts=(("strong", "strange"),)))

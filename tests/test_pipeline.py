@@ -1,0 +1,66 @@
+"""The prompts of a run: rates asked for and got, and where they stand."""
+
+import json
+
+import pytest
+import tiny
+
+from pintern.assemble import assemble
+from pintern.training.loop import train
+
+
+@pytest.fixture(scope="module")
+def prompts():
+    return assemble(tiny.config(curriculum__stages=3, prompt__max_shots=2)).prompts
+
+
+def test_rates_asked_for_and_got_stand_beside_the_whole_prompts_share(prompts):
+    levels = prompts.levels()
+    full = len(prompts.renderer.tokenizer.encode(tiny.TEMPLATE))
+    assert [(level.asked, level.shots) for level in levels] == [(1.0, 2), (0.5, 1), (0.0, 0)]
+    for level in levels:
+        text = prompts.ladder[level.asked].text
+        assert level.template == len(prompts.renderer.tokenizer.encode(text))
+        assert level.got == level.template / full
+        assert abs(level.got - level.asked) <= 0.02
+        assert level.prompt == pytest.approx(level.template + level.examples + level.query)
+        assert level.of_whole_prompt == pytest.approx(level.prompt / levels[0].prompt)
+    # The query is never left out, so that the whole prompt's share is no template rate.
+    assert levels[-1].got == 0 < levels[-1].of_whole_prompt
+    assert levels[0].got == levels[0].of_whole_prompt == 1
+
+
+def test_tokens_are_those_of_the_rows(prompts):
+    """Means of the table against rows as they are trained, BOS and completion aside."""
+    for level in prompts.levels():
+        shots = prompts.shots_for_pool(level.shots)
+        rows = [
+            prompts.renderer.row(piece, shot, complete=False)
+            for piece, shot in zip(prompts.pool, shots, strict=True)
+        ]
+        mean = sum(len(row.tokens) for row in rows) / len(rows)
+        # The table's examples have the pool's mean length, retrieved ones nearly so.
+        assert mean == pytest.approx(level.examples + level.query, rel=0.1)
+
+
+def test_levels_lie_beside_the_texts_and_follow_an_edit(prompts, tmp_path):
+    prompts.write(tmp_path)
+    record = json.loads((tmp_path / "levels.json").read_text())
+    assert record == [level._asdict() for level in prompts.levels()]
+    (tmp_path / "template-0.50.txt").write_text("bolts lie on shelf four\n")
+    config = tiny.config(curriculum__stages=3, prompt__max_shots=2)
+    edited = assemble(config, prompts_directory=tmp_path).prompts
+    record = json.loads((tmp_path / "levels.json").read_text())
+    assert record[1]["asked"] == 0.5
+    assert record[1]["got"] == edited.levels()[1].got < 0.2
+
+
+def test_the_table_is_printed_once_when_training_starts(tmp_path, capsys):
+    config = tiny.config()  # unchanged: its programs are compiled for many tests
+    assert train(config, tmp_path / "run")
+    told = capsys.readouterr().out
+    assert told.count("asked τ") == 1
+    assert assemble(config).prompts.schedule_table() in told
+    assert (tmp_path / "run" / "prompts" / "levels.json").exists()
+    assert train(config, tmp_path / "run")  # resumed, though nothing is left
+    assert "asked τ" not in capsys.readouterr().out

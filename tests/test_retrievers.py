@@ -1,0 +1,248 @@
+"""Retrieval: near things first, nothing of oneself, the same answer whatever else is asked."""
+
+import hashlib
+import random
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from pintern.config.checks import CHOICES
+from pintern.errors import UserError
+from pintern.prompts.retrievers.controls import FixedRetriever, RandomRetriever
+from pintern.prompts.retrievers.lexical import BM25Retriever
+from pintern.prompts.retrievers.make import RETRIEVERS, SIMILARITIES, make_retriever
+from pintern.prompts.retrievers.vectors import Encoder
+
+POOL = [
+    "How many orders came from France in 2021?",
+    "How many orders came from Spain in 2022?",
+    "List the customers of segment 3.",
+    "Which article weighs most?",
+    "How many orders came from France in 2021?",
+    "???",
+    "Which warehouse holds article 4711?",
+]
+# sentence_transformers is `dense` with an encoder that needs torch: see tests/peers.
+KINDS = tuple(kind for kind in RETRIEVERS if kind != "sentence_transformers")
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def hashed_words(texts):
+    """A vector a text: the sum of a random one for each of its words."""
+    vectors = np.zeros((len(texts), 24), np.float32)
+    for row, text in enumerate(texts):
+        for word in text.lower().split():
+            seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8])
+            vectors[row] += np.random.default_rng(seed).normal(size=24)
+    return vectors
+
+
+def make(kind, pool, seed=0, **options):
+    encoder = Encoder(hashed_words, lambda texts: hashlib.sha256(repr(texts).encode()).hexdigest())
+    if kind == "similarity_band":
+        options = {"quantile": 0.8} | options
+    return make_retriever(kind, pool, seed=seed, encoder=encoder, **options)
+
+
+def retrieve_for_training(retriever, pool, k):
+    return retriever.neighbours(pool, k, exclude=range(len(pool)))
+
+
+def made_up_pool(size, seed=0):
+    rng = random.Random(seed)
+    words = [f"word{i}" for i in range(200)]
+    return [" ".join(rng.choices(words, k=8)) + f" {i}" for i in range(size)]
+
+
+def test_bm25_puts_the_nearest_first():
+    retriever = BM25Retriever(POOL)
+    queries = ["article 4711", "ORDERS FROM SPAIN", "segment customers", "which article?"]
+    assert [found[0] for found in retriever.neighbours(queries, 1)] == [6, 1, 2, 3]
+
+
+def test_bm25_keeps_numbers_and_short_words():
+    retriever = BM25Retriever(["in 2021", "in 2022", "of 2023", "on 2024"])
+    assert retriever.neighbours(["2022", "of", "in"], 1) == [[1], [2], [0]]
+
+
+def test_bm25_breaks_ties_by_index():
+    retriever = BM25Retriever(["x a", "y b", "x c", "y d", "x e"])
+    found = retriever.neighbours(["x", "nothing known", ""], 4)
+    assert found == [[0, 2, 4, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_bm25_ranks_as_a_full_sort_would():
+    pool = made_up_pool(300)
+    everything = BM25Retriever(pool).neighbours(pool[:50], 299)
+    for k in (1, 3, 10):
+        assert BM25Retriever(pool).neighbours(pool[:50], k) == [found[:k] for found in everything]
+
+
+@every_kind
+def test_leave_one_out_leaves_out_copies_too(kind):
+    for own, found in enumerate(retrieve_for_training(make(kind, POOL), POOL, 5)):
+        assert len(set(found)) == 5
+        assert all(POOL[i] != POOL[own] for i in found)
+
+
+@every_kind
+def test_without_exclusion_anything_may_come(kind):
+    found = make(kind, POOL).neighbours([POOL[0]], 6)
+    assert {0, 4} & set(found[0])
+    assert found == make(kind, POOL).neighbours([POOL[0]], 6, exclude=[None])
+
+
+@every_kind
+def test_answer_depends_on_the_query_alone(kind):
+    pool = made_up_pool(100)
+    retriever = make(kind, pool, 3)
+    queries = [*pool[:30], *made_up_pool(20, seed=1)]
+    together = retriever.neighbours(queries, 4)
+    alone = [make(kind, pool, 3).neighbours([query], 4)[0] for query in queries]
+    assert together == alone
+    assert retriever.neighbours(queries[::-1], 4) == together[::-1]
+
+
+@every_kind
+def test_fewer_are_the_head_of_more(kind):
+    pool = made_up_pool(60)
+    retriever = make(kind, pool)
+    most = retrieve_for_training(retriever, pool, 9)
+    for k in range(9):
+        assert retrieve_for_training(retriever, pool, k) == [found[:k] for found in most]
+
+
+def test_random_draws_differ_by_seed_and_query_and_cover_the_pool():
+    pool = made_up_pool(200)
+    one = retrieve_for_training(RandomRetriever(pool, 0), pool, 5)
+    assert one != retrieve_for_training(RandomRetriever(pool, 1), pool, 5)
+    assert len({tuple(found) for found in one}) == 200
+    assert len({i for found in one for i in found}) > 190
+
+
+def test_random_draw_is_the_same_in_every_process():
+    assert RandomRetriever(made_up_pool(1000), 7).neighbours(["a", "b"], 3) == [
+        [256, 974, 18],
+        [972, 302, 159],
+    ]
+
+
+@every_kind
+def test_too_many_are_refused(kind):
+    retriever = make(kind, POOL)
+    assert len(retriever.neighbours(["a"], 6)[0]) == 6
+    for k in (7, -1):
+        with pytest.raises(UserError, match=f"{k} examples per query were asked of a pool of 7"):
+            retriever.neighbours(["a"], k)
+    with pytest.raises(UserError, match=r"6 examples.*France in 2021.*2 of the pool's 7"):
+        retrieve_for_training(retriever, POOL, 6)
+
+
+def test_bad_kind_and_bad_pool_are_named():
+    with pytest.raises(UserError, match=r"'dense2'.*bm25, dense.*fixed"):
+        make("dense2", POOL)
+    with pytest.raises(UserError, match=r"'random'.*bm25, dense, sentence_transformers"):
+        make("similarity_band", POOL, similarity="random")
+    for kind in KINDS:
+        with pytest.raises(UserError, match="pool has 1 item"):
+            make(kind, ["alone"])
+
+
+def test_the_config_takes_every_kind():
+    assert set(CHOICES["prompt.retriever"]) == set(RETRIEVERS)
+    assert set(CHOICES["prompt.similarity"]) == set(SIMILARITIES)
+
+
+def test_dense_puts_the_highest_cosine_first():
+    pool = made_up_pool(80)
+    queries = made_up_pool(20, seed=1)
+    unit = [
+        v / np.linalg.norm(v, axis=1, keepdims=True) for v in map(hashed_words, (queries, pool))
+    ]
+    expected = np.argsort(-(unit[0].astype(float) @ unit[1].T.astype(float)), axis=1)[:, :5]
+    assert make("dense", pool).neighbours(queries, 5) == expected.tolist()
+
+
+@pytest.mark.parametrize("similarity", ["bm25", "dense"])
+def test_the_upper_end_of_the_band_is_the_similarity_itself(similarity):
+    pool = [*made_up_pool(60), *made_up_pool(10)]
+    band = make("similarity_band", pool, similarity=similarity, quantile=1.0)
+    for k in (1, 3, 40):
+        ordinary = retrieve_for_training(make(similarity, pool), pool, k)
+        assert retrieve_for_training(band, pool, k) == ordinary
+
+
+@pytest.mark.parametrize("similarity", ["bm25", "dense"])
+def test_the_band_is_where_a_full_sort_has_it(similarity):
+    pool = [*made_up_pool(50), *made_up_pool(4)]
+    everything = make(similarity, pool).neighbours(pool, 53)
+    ranked = [[*found, *({*range(54)} - {*found})] for found in everything]  # the 54th is last
+    for quantile, k in ((0.0, 1), (0.0, 4), (0.1, 3), (0.5, 1), (0.5, 5), (0.93, 2)):
+        band = make("similarity_band", pool, similarity=similarity, quantile=quantile)
+        # Of 54 items, rank t counts from the least similar.
+        top = 53 - max(int(quantile * 53 + 0.5), k - 1)
+        assert band.neighbours(pool, k) == [row[top : top + k] for row in ranked]
+
+
+@pytest.mark.parametrize("similarity", ["bm25", "dense"])
+def test_a_higher_band_is_nearer(similarity):
+    pool = made_up_pool(70)
+    scorer = make(similarity, pool)
+    scores = [row.copy() for row in scorer.scores(pool)]
+    before = np.full(70, -np.inf)
+    for quantile in (0.0, 0.1, 0.35, 0.5, 0.8, 0.97, 1.0):
+        band = make("similarity_band", pool, similarity=similarity, quantile=quantile)
+        found = retrieve_for_training(band, pool, 3)
+        here = np.array([row[indices].mean() for row, indices in zip(scores, found, strict=True)])
+        assert (here >= before).all()
+        assert (here > before).any() or similarity == "bm25"
+        before = here
+
+
+@pytest.mark.parametrize("quantile", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("similarity", ["bm25", "dense"])
+def test_no_band_holds_oneself_or_a_copy(similarity, quantile):
+    pool = [*made_up_pool(9), *made_up_pool(9)[2:5], made_up_pool(9)[2]]
+    band = make("similarity_band", pool, similarity=similarity, quantile=quantile)
+    for k in (1, 4, 10):
+        for own, found in enumerate(retrieve_for_training(band, pool, k)):
+            assert len(set(found)) == k
+            assert all(pool[i] != pool[own] for i in found)
+
+
+def test_fixed_shows_everybody_the_same():
+    pool = made_up_pool(12)
+    assert FixedRetriever(pool).neighbours(["a", "b"], 3) == [[0, 1, 2]] * 2
+    listed = FixedRetriever(pool, (7, 2, 9))
+    assert listed.neighbours(["a", "b"], 2) == [[7, 2]] * 2
+    assert listed.neighbours(["a"], 5) == [[7, 2, 9, 0, 1]]
+    found = retrieve_for_training(listed, pool, 2)
+    assert found[7] == [2, 9]
+    assert found[2] == [7, 9]
+    assert found[9] == found[0] == [7, 2]
+
+
+@pytest.mark.parametrize(
+    ("indices", "said"), [((3, 12), "lists 12.*0 to 11"), ((-1,), "lists -1"), ((2, 2), "twice")]
+)
+def test_fixed_indices_are_checked(indices, said):
+    with pytest.raises(UserError, match=said):
+        FixedRetriever(made_up_pool(12), indices)
+
+
+@every_kind
+def test_thousands_of_queries_are_quick(kind):
+    pool = made_up_pool(4000)
+    start = time.perf_counter()
+    found = retrieve_for_training(make(kind, pool), pool, 5)
+    assert len(found) == 4000
+    assert time.perf_counter() - start < 20
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
+    for kind in ("sentence_transformers", "similarity_band"):
+        with pytest.raises(UserError, match=r"pip install 'pintern\[dense\]'"):
+            make(kind, POOL, sentence_model="any", similarity="sentence_transformers")
