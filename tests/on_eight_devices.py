@@ -1,6 +1,6 @@
 """Training steps on a mesh of eight virtual devices against one; run by test_sharding.py.
 
-    python tests/on_eight_devices.py FAMILY
+python tests/on_eight_devices.py FAMILY
 """
 
 import sys
@@ -16,7 +16,6 @@ import optax  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from pintern.adapters.adapter import Adapter, LoraPair, init_lora  # noqa: E402
-from pintern.models.families import FAMILIES, decoder_config  # noqa: E402
 from pintern.models.load import init_model  # noqa: E402
 from pintern.models.sharding import make_mesh, sharding_of  # noqa: E402
 from pintern.models.shared_prefix import Batch  # noqa: E402
@@ -81,7 +80,10 @@ def main(family: str) -> None:
     decoder = jax.tree.unflatten(tree, [5 * x if x.std() > 0 else x for x in leaves])
     graph, base = nnx.split(decoder)
     lora = init_lora(jax.random.key(0), decoder.linear_modules(), LAYERS, rank=4)
-    lora = {k: LoraPair(p.a, 0.1 * jax.random.normal(jax.random.key(1), p.b.shape)) for k, p in lora.items()}
+    lora = {
+        k: LoraPair(p.a, 0.1 * jax.random.normal(jax.random.key(1), p.b.shape))
+        for k, p in lora.items()
+    }
     soft = 0.1 * jax.random.normal(jax.random.key(2), (5, WIDTH))
     adapter = jax.tree.map(np.asarray, Adapter(lora, soft, scale=2.0))
     optimizer = optax.sgd(0.1, momentum=0.9)  # Adam would blow rounding up to its own size
@@ -107,10 +109,18 @@ def main(family: str) -> None:
             )
             laid = state_shardings(mesh, optimizer, state)
             program = jax.jit(step, out_shardings=(laid, None), donate_argnums=0)
-            found, metrics = run(program, place(state, laid), there, place_batch(mesh, batch(micro)))
+            found, metrics = run(
+                program, place(state, laid), there, place_batch(mesh, batch(micro))
+            )
             for one, two in zip(metrics, expected, strict=True):
                 for name, value in two.items():
-                    assert abs(one[name] - value) <= 1e-5 * abs(value), (sizes, micro, name, one, two)
+                    assert abs(one[name] - value) <= 1e-5 * abs(value), (
+                        sizes,
+                        micro,
+                        name,
+                        one,
+                        two,
+                    )
             for (path, a), b in zip(
                 jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
             ):

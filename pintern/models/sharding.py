@@ -13,9 +13,11 @@ import re
 from collections.abc import Mapping
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from pintern.errors import UserError
+from pintern.models.decoder import Decoder
 from pintern.models.stream import ShardingOf
 
 AXES = ("data", "fsdp", "tensor")
@@ -72,6 +74,15 @@ def sharding_of(mesh: Mesh) -> ShardingOf:
     return of
 
 
+def mesh_of(decoder: Decoder) -> Mesh:
+    """The mesh that a loaded decoder lies on; of its one device, where it was given none."""
+    sharding = decoder.embedding.get_value().sharding
+    if isinstance(sharding, NamedSharding):
+        return sharding.mesh
+    (device,) = sharding.device_set
+    return Mesh(np.array(device).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def lora_sharding(mesh: Mesh, name: str, matrix: str, shape: tuple[int, ...]) -> NamedSharding:
     """Where A `[layer, in, rank]` or B `[layer, rank, out]` of a module lies: as its kernel does.
 
@@ -89,6 +100,11 @@ def lora_sharding(mesh: Mesh, name: str, matrix: str, shape: tuple[int, ...]) ->
 def replicated(mesh: Mesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def rows_over(mesh: Mesh) -> int:
+    """How many devices the rows of a batch are split over."""
+    return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
 def rows_sharding(mesh: Mesh, row_axis: int) -> NamedSharding:

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models.sharding import lora_sharding, replicated, rows_sharding
@@ -51,29 +51,26 @@ def place_batch(mesh: Mesh, batch: TrainBatch) -> TrainBatch:
     devices their part of it.
     """
     rows = rows_sharding(mesh, row_axis=2)  # behind micro-batch and group
+    whole = replicated(mesh)
 
-    def rows_of(one: Batch | None) -> Batch | None:
-        if one is None:
-            return None
-        whole = {n: _place(getattr(one, n), replicated(mesh)) for n in _PREFIX}
-        split = {n: _place(getattr(one, n), rows) for n in _ROWS}
-        return Batch(**whole, **split)
+    def of(one: Batch) -> Batch:
+        split = jax.tree.map(lambda _: rows, one)
+        return split.replace(prefix_tokens=whole, prefix_valid=whole)
 
-    return batch.replace(
-        student=rows_of(batch.student),
-        labelled=_place(batch.labelled, rows),
-        teacher=rows_of(batch.teacher),
+    shardings = TrainBatch(
+        of(batch.student), rows, None if batch.teacher is None else of(batch.teacher)
     )
-
-
-_PREFIX = ("prefix_tokens", "prefix_valid")
-_ROWS = ("row_tokens", "row_valid", "target_slots", "target_tokens", "target_weights")
+    return place(batch, shardings)
 
 
 def place(tree: Any, shardings: Any) -> Any:
     """A tree of arrays, whole on this process, laid out."""
-    return jax.tree.map(lambda x, sharding: _place(np.asarray(x), sharding), tree, shardings)
-
-
-def _place(array: np.ndarray, sharding: Sharding) -> jax.Array:
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+    if jax.process_count() == 1:
+        return jax.device_put(tree, shardings)
+    return jax.tree.map(
+        lambda x, sharding: jax.make_array_from_callback(
+            np.shape(x), sharding, lambda index: np.asarray(x)[index]
+        ),
+        tree,
+        shardings,
+    )
