@@ -1,7 +1,6 @@
 """Jobs in a real Slurm of one node: submitted, attached to, preempted, queued again, ended."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -41,7 +40,7 @@ def cluster():
 
 
 def launch(cluster, folder, *arguments, command):
-    environment = os.environ | cluster.environment | {"JAX_PLATFORMS": "cpu"}
+    environment = tiny.environment() | cluster.environment
     return subprocess.Popen(
         [sys.executable, "-m", "launch.slurm", f"--log_dir={folder}", *arguments, "--", *command],
         cwd=tiny.REPOSITORY,

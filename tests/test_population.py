@@ -329,11 +329,12 @@ def test_a_killed_population_resumes_bit_for_bit(tmp_path):
         *("-m", "pintern.population", f"--config={path}", "--config.train.steps=24"),
         *("--vary=seed=0,1", "--vary=train.learning_rate=2e-3,5e-3"),
     )
-    code, out, err = tiny.run(*flags, f"--workdir={whole}")
-    assert code == 0, err
+    config.train.steps = 24
+    vary = {"seed": (0, 1), "train.learning_rate": (2e-3, 5e-3)}
+    members = command.members_of(config, vary)
     names = [f"seed-{s}_learning_rate-{r}" for s in (0, 1) for r in ("0.002", "0.005")]
-    assert sorted(path.name for path in (whole / "members").iterdir()) == names
-    assert all(f"{name}  trained" in out for name in names)
+    assert list(members) == names
+    train_population(list(members.values()), [whole / "members" / name for name in names])
     for lines, sent, code in [(6, signal.SIGKILL, -9), (12, signal.SIGTERM, 0)]:
         process = tiny.start(*flags, f"--workdir={killed}")
         metrics = killed / "members" / names[-1] / "metrics.jsonl"
@@ -351,6 +352,7 @@ def test_a_killed_population_resumes_bit_for_bit(tmp_path):
     shutil.rmtree(ahead / str(saved_steps(ahead.parent)[-1]))
     code, out, err = tiny.run(*flags, f"--workdir={killed}", "--evaluate")
     assert code == 0, err
+    assert all(f"{name}  trained" in out for name in names)
     assert "train.learning_rate=0.005" in out
     for name in names:
         one, two = (root / "members" / name for root in (whole, killed))

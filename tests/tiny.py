@@ -180,18 +180,22 @@ def config_file(directory: Path, made: ConfigDict) -> Path:
     return path
 
 
-def start(*arguments: str) -> subprocess.Popen:
-    """`python ...` in a process of its own; programs compiled by one serve the next."""
-    environment = os.environ | {
+def environment() -> dict[str, str]:
+    """Of a process of its own; programs compiled by one serve the next."""
+    return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(root() / "programs"),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
     }
+
+
+def start(*arguments: str) -> subprocess.Popen:
+    """`python ...` in a process of its own."""
     return subprocess.Popen(
         [sys.executable, *arguments],
         cwd=REPOSITORY,
-        env=environment,
+        env=environment(),
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,440 @@
+"""A Cloud TPU VM: the decisions alone, and the launcher against a `gcloud` that replays a cloud."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+import tiny
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.common import STOPPED
+from launch.testing.fake_gcloud import install
+from launch.tpu_states import FAILURE_LIMIT, UNREACHABLE_LIMIT, Do, History, Seen, decide
+
+UP = {"request": "ACTIVE", "vm": "READY"}
+QUOTA = (
+    "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sLitepodPerProjectPerZoneForTPUAPI' has been exceeded."
+)
+
+
+# ── decisions ──
+
+REQUESTS = [None, "CREATING", "ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE"]
+REQUESTS += ["SUSPENDING", "SUSPENDED", "FAILED", "DELETING", "NEVER_HEARD_OF"]
+VMS = [None, "CREATING", "READY", "PREEMPTED", "TERMINATED", "REPAIRING", "STOPPED", "NEW_STATE"]
+STATES = ["absent", "ready", "running", "exited 0", "exited 1", f"exited {STOPPED}", "unreachable"]
+SEEN = st.builds(
+    Seen,
+    st.sampled_from(REQUESTS),
+    st.sampled_from(VMS),
+    st.lists(st.sampled_from([*STATES, "busy other"]), max_size=4).map(tuple),
+    st.sampled_from(["", "503", QUOTA]),
+)
+HISTORY = st.builds(
+    History, *[st.booleans()] * 3, *[st.integers(0, max(FAILURE_LIMIT, UNREACHABLE_LIMIT) + 1)] * 2
+)
+
+
+@given(SEEN, HISTORY)
+def test_whatever_is_seen_there_is_an_action_and_none_that_does_harm(seen, history):
+    action, after = decide(seen, history)
+    if history.existing:
+        assert action.do not in (Do.CREATE, Do.DELETE)
+    if action.do is Do.CREATE:
+        assert seen.request is None
+        assert seen.vm is None
+    if action.do in (Do.INSTALL, Do.START, Do.FOLLOW, Do.STOP, Do.FINISH):
+        assert seen.vm == "READY"
+        assert history.existing or seen.request == "ACTIVE"
+        assert not {"unreachable", "busy other"} & set(seen.workers)
+    if action.do is Do.DELETE and seen.vm == "READY" and seen.request == "ACTIVE":
+        assert "unreachable" in seen.workers
+        assert history.unreachable >= UNREACHABLE_LIMIT
+    if action.do is Do.FINISH:
+        assert set(seen.workers) == {"exited 0"}
+    assert (action.status != 0) == (action.do is Do.FAIL)
+    assert after.existing == history.existing
+
+
+@given(SEEN)
+def test_nothing_is_waited_for_or_repeated_for_ever_where_something_is_wrong(seen):
+    """Seen again and again, trouble or a lost worker comes to an end."""
+    history = History(created=True)
+    for _ in range(UNREACHABLE_LIMIT + FAILURE_LIMIT + 3):
+        action, history = decide(seen, history)
+        if action.do in (Do.FAIL, Do.DELETE, Do.FINISH):
+            return
+    assert not seen.trouble
+    assert "unreachable" not in seen.workers or (seen.request, seen.vm) != ("ACTIVE", "READY")
+
+
+@pytest.mark.parametrize(
+    ("workers", "started", "do"),
+    [
+        (("absent", "absent"), False, Do.INSTALL),
+        (("ready", "ready"), False, Do.START),
+        (("running", "ready"), False, Do.START),  # an earlier start missed one
+        (("running", "running"), False, Do.FOLLOW),  # attach
+        (("running", "exited 0"), True, Do.FOLLOW),
+        (("exited 0", "exited 0"), True, Do.FINISH),
+        (("exited 0", "exited 0"), False, Do.START),  # of an earlier launch: ask training itself
+        (("exited 1", "exited 1"), False, Do.START),
+        (("exited 1", "running"), True, Do.STOP),
+        (("exited 1", "exited 137"), True, Do.FAIL),
+        ((f"exited {STOPPED}", f"exited {STOPPED}"), True, Do.START),  # saved; goes on
+        (("busy other", "ready"), False, Do.FAIL),
+        (("unreachable", "running"), True, Do.WAIT),
+    ],
+)
+def test_what_the_workers_do_decides(workers, started, do):
+    seen = Seen("ACTIVE", "READY", workers)
+    assert decide(seen, History(started=started, created=True))[0].do is do
+
+
+# ── the launcher and the replayed cloud ──
+
+
+class Replay:
+    """A scenario, and the launcher run in it."""
+
+    def __init__(self, folder, workers=2, **scenario):
+        self.folder = folder / "cloud"
+        programs = install(self.folder, {"workers": workers, **scenario})
+        self.environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}"}
+        self.counter = folder / "starts"  # outlives every VM, as a bucket does
+
+    def start(self, code, *flags):
+        arguments = ["--name=vm", "--zone=z", "--poll=0.1", "--setup=true", *flags]
+        if "--existing" not in flags:
+            arguments.append("--type=v5litepod-16")
+        command = ["bash", "-c", code, f"--workdir={self.counter}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "launch.tpu_vm", *arguments, "--", *command],
+            cwd=tiny.REPOSITORY,
+            env=self.environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def run(self, code, *flags):
+        process = self.start(code, *flags)
+        try:
+            out, err = process.communicate(timeout=120)
+        finally:
+            process.kill()
+        return process.returncode, out, err
+
+    def verbs(self):
+        """The kinds of calls, looks left out, repeated ones once."""
+        made = [tuple(call[2:4]) for call in tiny.lines(self.folder / "calls.jsonl")]
+        names = {"queued-resources": "queue", "tpu-vm": "vm"}
+        done = [f"{names[kind]} {verb}" for kind, verb in made if verb != "describe"]
+        return [verb for verb, _ in itertools.groupby(done)]
+
+    def close(self):
+        for pid in self.folder.glob("worker-*/pintern-launch/*/*pid"):
+            try:
+                os.killpg(int(pid.read_text()), signal.SIGKILL)
+            except OSError:
+                continue
+
+
+@pytest.fixture
+def replay(tmp_path):
+    made = []
+
+    def make(**scenario):
+        made.append(Replay(tmp_path, **scenario))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+# Counts its starts over all VMs; the first `$1` of them last for ever.
+def job(lasting=0, workers=2):
+    return (
+        f'echo x >>"${{0#--workdir=}}"; n=$(wc -l <"${{0#--workdir=}}"); echo "start of $PWD";'
+        f' [ "$n" -gt {lasting * workers} ] || exec sleep 600; echo done'
+    )
+
+
+def starts(cloud):
+    return len(cloud.counter.read_text().splitlines())
+
+
+def test_a_vm_is_waited_for_and_the_command_runs_on_all_workers(replay):
+    frames = ["ACCEPTED", "WAITING_FOR_RESOURCES", "PROVISIONING"]
+    life = [{"request": state} for state in frames]
+    life += [{"request": "ACTIVE", "vm": "CREATING"}, UP]
+    cloud = replay(workers=3, lives=[life])
+    code, out, err = cloud.run(job(), "--delete")
+    assert code == 0, err
+    for state in frames:
+        assert f"the queued resource is {state}" in err
+    assert "the VM is CREATING" in err
+    assert out.splitlines()[-1] == "done"
+    assert starts(cloud) == 3
+    assert cloud.verbs() == [
+        "queue create",
+        *("vm ssh", "vm scp", "vm ssh"),
+        "queue delete",
+    ]
+
+
+def test_the_shipped_code_is_what_git_lists_and_runs_with_its_environment(replay):
+    cloud = replay(workers=1, lives=[[UP]])
+    code, out, err = cloud.run(
+        'ls pintern/train.py launch/tpu_vm.py; ls -d .git; echo "$GIVEN $PINTERN_STOPPED_STATUS"',
+        "--env=GIVEN=it's given",
+    )
+    assert code == 0, err
+    assert out.splitlines()[:2] == ["launch/tpu_vm.py", "pintern/train.py"]
+    assert f"it's given {STOPPED}" in out
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        {"request": "ACTIVE", "vm": "PREEMPTED"},
+        {"request": "SUSPENDED"},
+        {"request": "ACTIVE"},  # the VM is gone
+    ],
+)
+def test_a_vm_that_is_taken_away_is_made_anew_and_the_run_goes_on(replay, end):
+    cloud = replay(lives=[[{"request": "ACCEPTED"}, {**UP, "lost_after": 1}, end], [UP]])
+    code, out, err = cloud.run(job(lasting=1))
+    assert code == 0, err
+    assert starts(cloud) == 4
+    assert cloud.verbs().count("queue create") == 2
+    assert cloud.verbs().count("queue delete") == 1
+    assert "done" in out
+
+
+def test_a_worker_without_ssh_is_waited_for(replay):
+    frames = [{**UP, "broken": [1]}] * 3 + [UP]
+    cloud = replay(lives=[frames])
+    code, _, err = cloud.run(job())
+    assert code == 0, err
+    assert "worker 1 can't be reached by ssh" in err
+    assert "queue delete" not in cloud.verbs()
+    assert starts(cloud) == 2
+
+
+def test_a_worker_that_ssh_never_reaches_costs_the_vm(replay):
+    cloud = replay(lives=[[{**UP, "broken": [0]}], [UP]])
+    code, _, err = cloud.run(job())
+    assert code == 0, err
+    assert f"worker 0 can't be reached by ssh, {UNREACHABLE_LIMIT + 1} times; delete" in err
+    assert cloud.verbs().count("queue create") == 2
+
+
+def test_ssh_that_fails_while_starting_one_worker_is_tried_again(replay):
+    # Looked at, installed, looked at, started on worker 0 alone, looked at again.
+    frames = [UP, UP, {**UP, "broken": [1]}, UP]
+    cloud = replay(lives=[frames])
+    code, out, err = cloud.run('echo x >>"${0#--workdir=}"; sleep 2; echo done')
+    assert code == 0, err
+    assert starts(cloud) == 2
+    assert "done" in out
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        {"create": [QUOTA], "lives": [[UP]]},
+        {"lives": [[{"request": "ACCEPTED"}, {"request": "FAILED", "error": QUOTA}]]},
+    ],
+)
+def test_a_quota_error_is_told_and_not_repeated(replay, scenario):
+    cloud = replay(**scenario)
+    code, _, err = cloud.run(job())
+    assert code == 1
+    assert "Quota limit" in err.splitlines()[-1]
+    assert cloud.verbs() == ["queue create"]
+
+
+def test_a_passing_error_of_the_cloud_is_tried_again_a_few_times(replay, tmp_path):
+    cloud = replay(create=["UNAVAILABLE: 503", "UNAVAILABLE: 503"], lives=[[UP]])
+    code, _, err = cloud.run(job())
+    assert code == 0, err
+    shutil.rmtree(cloud.folder)
+    cloud = replay(create=["UNAVAILABLE: 503"] * 99, lives=[[UP]])
+    code, _, err = cloud.run(job())
+    assert code == 1
+    assert f"UNAVAILABLE: 503 ({FAILURE_LIMIT + 1} times)" in err
+
+
+def test_requests_that_fail_one_after_the_other_come_to_an_end(replay):
+    failed = [{"request": "FAILED", "error": "no capacity in time"}]
+    cloud = replay(lives=[failed] * 20)
+    code, _, err = cloud.run(job())
+    assert code == 1
+    assert "queued resources failed in a row: no capacity in time" in err
+
+
+def test_one_that_failed_in_an_earlier_launch_is_made_anew(replay):
+    cloud = replay(exists=True, lives=[[{"request": "FAILED", "error": QUOTA}], [UP]])
+    code, _, err = cloud.run(job())
+    assert code == 0, err
+
+
+def test_a_failing_worker_stops_the_others_and_its_log_is_shown(replay):
+    cloud = replay(lives=[[UP]])
+    code, _, err = cloud.run(
+        'case "$HOME" in *worker-0) sleep 1; echo "the cause"; exit 9;; esac; exec sleep 600'
+    )
+    assert code == 9
+    assert "worker 0 ended with exit status 9" in err
+    assert "[worker 0] the cause" in err
+    probes = list(cloud.folder.glob("worker-1/pintern-launch/*/status"))
+    assert [path.read_text() for path in probes] == ["143\n"]
+
+
+def test_a_second_launch_attaches_and_a_killed_one_leaves_the_run(replay):
+    cloud = replay(lives=[[UP]])
+    code = 'echo x >>"${0#--workdir=}"; for i in 1 2 3 4 5 6 7 8; do echo "line $i"; sleep 1; done'
+    first = cloud.start(code)
+    assert first.stdout.readline() == "line 1\n"
+    first.kill()
+    first.communicate()
+    status, out, err = cloud.run(code)
+    assert status == 0, err
+    assert "the command is running; follow" in err
+    assert out.splitlines() == [f"line {i}" for i in range(1, 9)]  # from the beginning, once
+    assert starts(cloud) == 2
+    assert cloud.verbs().count("queue create") == 1
+    # Once more it is started again, and resumed training would say that it is complete.
+    assert cloud.run(code)[0] == 0
+    assert starts(cloud) == 4
+
+
+def test_a_vm_that_runs_something_else_is_left_alone(replay, tmp_path):
+    cloud = replay(lives=[[UP]])
+    first = cloud.start("echo up; exec sleep 600")
+    assert first.stdout.readline() == "up\n"
+    cloud.counter = tmp_path / "another"
+    code, _, err = cloud.run(job())
+    first.kill()
+    first.communicate()
+    assert code == 1
+    assert "the VM is busy with another run (pintern-starts-" in err
+
+
+def test_an_existing_vm_is_never_created_or_deleted(replay):
+    cloud = replay(existing=True, exists=True, lives=[[{"vm": "STARTING"}, {"vm": "READY"}]])
+    assert cloud.run(job(), "--existing")[0] == 0
+    assert {verb.split()[0] for verb in cloud.verbs()} == {"vm"}
+
+
+def test_an_existing_vm_that_is_preempted_is_told(replay):
+    cloud = replay(existing=True, exists=True, lives=[[{"vm": "PREEMPTED"}]])
+    code, _, err = cloud.run(job(), "--existing")
+    assert code == 1
+    assert "the VM is PREEMPTED" in err
+    assert cloud.verbs() == []
+
+
+def test_a_vm_of_that_name_made_otherwise_is_not_touched(replay):
+    cloud = replay(exists=True, lives=[[{"vm": "READY"}]])
+    code, _, err = cloud.run(job())
+    assert code == 1
+    assert "add --existing" in err
+    assert cloud.verbs() == []
+
+
+def test_the_watcher_runs_on_worker_0_and_finishes_after_training(replay, tmp_path):
+    cloud = replay(lives=[[UP]])
+    # What `python -m pintern.evaluate --watch` is told, and by which signal it ends.
+    programs = cloud.folder / "bin"
+    python = programs / "python"
+    python.write_text(
+        '#!/bin/bash\ntrap "echo told; exit 0" USR1\necho "$JAX_PLATFORMS $*"\n'
+        "for i in $(seq 600); do sleep 0.1; done\n"
+    )
+    python.chmod(0o755)
+    code, out, err = cloud.run("sleep 2; echo done", "--with_eval")
+    assert code == 0, err
+    workdir = f"--workdir={cloud.counter}"
+    assert out.splitlines() == ["done", f"cpu -m pintern.evaluate --watch {workdir}", "told"]
+    assert not list(cloud.folder.glob("worker-1/pintern-launch/*/eval.log"))
+
+
+def test_dry_run_prints_every_command_and_calls_nothing(replay):
+    cloud = replay(lives=[[UP]])
+    code, out, err = cloud.run("true", "--dry_run", "--delete")
+    assert code == 0, err
+    assert not (cloud.folder / "calls.jsonl").exists()
+    for said in ("queued-resources create vm", "tpu-vm scp", "setsid nohup", "resources delete vm"):
+        assert said in out
+
+
+def gcloud_lines(out):
+    """The printed commands; a script inside one has several lines."""
+    lines = []
+    for line in out.splitlines():
+        if line.startswith(("gcloud ", "#")):
+            lines.append(line)
+        else:
+            lines[-1] += "\n" + line
+    return [line for line in lines if line.startswith("gcloud ")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("gcloud") is None, reason="the Google Cloud SDK is not installed")
+def test_the_real_gcloud_knows_every_command_and_flag(tmp_path):
+    flags = ["--name=vm", "--zone=us-west4-a", "--type=v5litepod-16", "--spot", "--project=p"]
+    flags += ["--with_eval", "--delete", "--dry_run"]
+    command = ["python", "-m", "pintern.train", "--workdir=gs://bucket/run"]
+    code, out, err = tiny.run("-m", "launch.tpu_vm", *flags, "--", *command)
+    assert code == 0, err
+    lines = gcloud_lines(out)
+    assert len(lines) == 8
+    lines += [
+        "gcloud compute tpus queued-resources describe vm --format=json --zone=z",
+        "gcloud compute tpus tpu-vm describe vm --format=json --zone=z",
+        "gcloud compute tpus tpu-vm ssh vm --worker=all --command=x --output-directory=/d --zone=z",
+    ]
+    environment = os.environ | {
+        "CLOUDSDK_CONFIG": str(tmp_path),
+        "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
+    }
+    for line in [*lines, "gcloud compute tpus tpu-vm ssh vm --no-such-flag=1"]:
+        # Its parser knows nothing of quoted scripts.
+        line = re.sub(r"'--command=.*'", "--command=x", line, flags=re.DOTALL)
+        done = subprocess.run(
+            ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={line}"],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        (said,) = json.loads(done.stdout)
+        assert said["success"] == ("no-such-flag" not in line), said
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--name=vm", "--zone=z"], "--type is not set"),
+        (["--name=VM", "--zone=z", "--type=v4-8"], "--name=VM"),
+        (["--name=vm", "--zone=z", "--type=v4-8", "--spot"], "goes with a spot VM"),
+        (["--name=vm", "--zone=z", "--type=v9-8"], "--type=v9-8: expected one of v5litepod-N"),
+        (["--name=vm", "--zone=z", "--type=v4-8", "--env=A"], "--env=A: expected NAME=value"),
+        (["--zone=z", "--type=v4-8"], "name"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(flags, message):
+    command = ["python", "-m", "pintern.train", "--workdir=runs/x"]
+    code, _, err = tiny.run("-m", "launch.tpu_vm", "--dry_run", *flags, "--", *command)
+    assert code == 2
+    assert err.startswith("error:")
+    assert message in err
