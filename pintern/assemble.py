@@ -22,6 +22,7 @@ from pintern.models.hub import resolve_model
 from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
 from pintern.models.pooled import pooled_states_of
 from pintern.models.quantize import quantize
+from pintern.models.sharding import make_mesh, sharding_of
 from pintern.models.surprisal import surprisal_of
 from pintern.prompts.pipeline import Prompts, prepare_prompts
 from pintern.prompts.retrievers.vectors import Encoder, base_encoder
@@ -57,18 +58,25 @@ def model_directory(config: ConfigDict) -> Path:
 
 
 def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
-    """Loads the base and its tokenizer, and checks that they fit."""
+    """Loads the base onto the config's mesh, and its tokenizer, and checks that they fit."""
+    where = sharding_of(make_mesh(config.mesh))
     directory = model_directory(config)
     auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     dtype = auto if config.model.dtype == "auto" else jnp.dtype(config.model.dtype)
     quantized = config.model.quantize == "int8"
     if config.model.random_init:
-        checkpoint = init_model(directory, seed=config.seed, dtype=dtype, remat=config.model.remat)
+        checkpoint = init_model(
+            directory, seed=config.seed, dtype=dtype, remat=config.model.remat, sharding_of=where
+        )
         if quantized:
             quantize(checkpoint.decoder)
     else:
         checkpoint = load_model(
-            directory, dtype=dtype, remat=config.model.remat, quantized=quantized
+            directory,
+            dtype=dtype,
+            remat=config.model.remat,
+            quantized=quantized,
+            sharding_of=where,
         )
     tokenizer = PieceTokenizer.load(directory)
     check_tokenizer(tokenizer.size, checkpoint.config)

@@ -45,6 +45,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
 _SHARE = ("between 0 and 1", lambda x: 0 <= x <= 1)
 _POSITIVE = ("above 0", lambda x: x > 0)
 _NOT_NEGATIVE = ("0 or more", lambda x: x >= 0)
+_SIZE = ("above 0, or -1 for the rest", lambda x: x > 0 or x == -1)
 
 
 def _list_of(what: str, kind: Any) -> tuple[str, Callable[[Any], bool]]:
@@ -53,6 +54,9 @@ def _list_of(what: str, kind: Any) -> tuple[str, Callable[[Any], bool]]:
 
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": _NOT_NEGATIVE,
+    "mesh.data": _SIZE,
+    "mesh.fsdp": _SIZE,
+    "mesh.tensor": _SIZE,
     "task.max_train": _NOT_NEGATIVE,
     "task.max_test": _NOT_NEGATIVE,
     "prompt.max_shots": _NOT_NEGATIVE,

@@ -19,6 +19,11 @@ def default_config() -> ConfigDict:
     config.model.quantize = "none"  # int8 holds the frozen linear maps in a byte per weight
     config.model.remat = False  # recompute activations in the backward pass: less memory
 
+    config.mesh = ConfigDict()  # of devices; the sizes multiply to their number, -1 is the rest
+    config.mesh.data = 1  # rows of a batch are split over it
+    config.mesh.fsdp = -1  # rows and weights are
+    config.mesh.tensor = 1  # heads and inner widths are
+
     config.task = ConfigDict()
     config.task.kind = "company"  # company, files, or a public set, see `pintern.tasks`
     config.task.data = ""  # public sets and files: file, folder, or org/name[:config] on the hub

@@ -114,6 +114,7 @@ def init_model(
     *,
     dtype: DTypeLike = jnp.float32,
     remat: bool = False,
+    sharding_of: ShardingOf = on_one_device,
 ) -> Checkpoint:
     """A model with random weights in the shape that a config.json describes.
 
@@ -122,18 +123,23 @@ def init_model(
       seed: of the weights.
       dtype: of the weights in memory.
       remat: recompute each block in the backward pass, see `Decoder`.
+      sharding_of: where each parameter lies; everything on the first device if not given.
     """
     directory = None if isinstance(source, Mapping) else Path(source)
     raw = dict(source) if isinstance(source, Mapping) else read_config(Path(source))
     family = family_of(raw)
     config = decoder_config(family, raw)
 
-    @jax.jit
     def initial():
         state = nnx.state(Decoder(config, rngs=nnx.Rngs(seed), remat=remat))
         return jax.tree.map(lambda x: x.astype(dtype), state)
 
-    decoder = nnx.merge(nnx.graphdef(abstract_decoder(config, remat)), initial())
+    graph, abstract = nnx.split(abstract_decoder(config, remat))
+    shardings = nnx.from_flat_state(
+        (key, variable.replace(sharding_of(".".join(key), variable.shape)))
+        for key, variable in nnx.to_flat_state(abstract)
+    )
+    decoder = nnx.merge(graph, jax.jit(initial, out_shardings=shardings)())
     weights = parameters_by_path(decoder)
     digests = {
         place.name: tensor_digest(stored_tensor(weights, place, dtype))

@@ -16,10 +16,12 @@ from pintern.assemble import Parts, assemble, new_adapter, split_decoder
 from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
+from pintern.models.sharding import mesh_of, rows_over
 from pintern.progress import Progress
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
+from pintern.training.placement import place, place_batch, state_shardings
 from pintern.training.probe import probe_score
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
@@ -64,6 +66,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
+    check_rows(parts)
     check_base(workdir, parts.checkpoint)
     parts.prompts.write(workdir / "prompts")
     if not resumed:
@@ -82,6 +85,9 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     optimizer = make_optimizer(config.train)
     adapter = new_adapter(parts)
     state = TrainState(adapter, optimizer.init(adapter))
+    mesh = mesh_of(parts.checkpoint.decoder)
+    laid = state_shardings(mesh, optimizer, state)
+    state = place(state, laid)
     stage = AdaptiveState()
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     step = 0
@@ -92,13 +98,15 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     programs = Programs(
         make_step(graph, optimizer, **loss_options(config)),
         donate=(0,),
+        out_shardings=(laid, None),
     )
     root = jax.random.key(config.seed)
 
     def prepare(level: Level) -> None:
         for shape, batch in data.programs(level):
             taught = teacher is not None
-            programs.prepare((taught, shape), *abstract((state, base, batch, teacher, root)))
+            given = (state, base, place_batch(mesh, batch), teacher, root)
+            programs.prepare((taught, shape), *abstract(given))
 
     # ── the loop ──
     rates = learning_rate(config.train)
@@ -120,7 +128,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
                 if config.checkpoint.stages:
                     keep_stage(workdir, step, state, stage)
                 if config.train.reset_optimizer:
-                    state = state._replace(optimizer=reset_moments(state.optimizer))
+                    state = place(state._replace(optimizer=reset_moments(state.optimizer)), laid)
             if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, recorder, programs, data, checkpoints)
                 with bar.paused():
@@ -138,7 +146,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             shape, batch, padding = data.batch(step, level)
             program = programs.get((teacher is not None, shape))
             key = jax.random.fold_in(root, step)
-            state, metrics = program(state, base, batch, teacher, key)
+            state, metrics = program(state, base, place_batch(mesh, batch), teacher, key)
             row = step_row(step, level, batch, padding, float(rates(step)))
             pending.append(row | metrics)
             step += 1
@@ -164,6 +172,19 @@ def check_trains(config: ConfigDict) -> None:
             "config.adapter has neither LoRA targets nor a soft prompt: nothing would be trained.",
             "Set config.adapter.targets (e.g. ('all',)) or config.adapter.soft_prompt; or score "
             "the base as it is: python -m pintern.evaluate with the same --config.",
+        )
+
+
+def check_rows(parts: Parts) -> None:
+    """Refuses a micro-batch whose rows can't be split evenly over the devices."""
+    fields, mesh = parts.config.train, mesh_of(parts.checkpoint.decoder)
+    rows, devices = fields.batch_rows // fields.accumulate, rows_over(mesh)
+    if rows % devices:
+        raise UserError(
+            f"A micro-batch has {rows} rows (config.train.batch_rows={fields.batch_rows}, "
+            f"config.train.accumulate={fields.accumulate}); they are split over {devices} devices "
+            f"(config.mesh.data × config.mesh.fsdp).",
+            f"Give a multiple of {devices}, or more to config.mesh.tensor.",
         )
 
 

@@ -20,8 +20,14 @@ class Programs:
       stall_seconds: time that training waited for a program.
     """
 
-    def __init__(self, function: Callable[..., Any], *, donate: tuple[int, ...] = ()):
-        self._jitted = jax.jit(function, donate_argnums=donate)
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        donate: tuple[int, ...] = (),
+        out_shardings: Any = None,
+    ):
+        self._jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._programs: dict[Hashable, concurrent.futures.Future] = {}
         self.count = 0
@@ -53,5 +59,12 @@ class Programs:
 
 
 def abstract(tree: Any) -> Any:
-    """Shapes and dtypes of a tree of arrays and numbers (a cache's length is one)."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), tree)
+    """Shapes, dtypes and places of a tree of arrays and numbers (a cache's length is one)."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(
+            jnp.shape(x),
+            jnp.result_type(x),
+            sharding=x.sharding if isinstance(x, jax.Array) and x.committed else None,
+        ),
+        tree,
+    )
