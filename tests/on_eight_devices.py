@@ -99,6 +99,7 @@ def main(family: str) -> None:
             return jax.tree.map(np.asarray, state.adapter), seen
 
         state = TrainState(jax.tree.map(jnp.asarray, adapter), optimizer.init(adapter))
+        fresh = jax.tree.map(np.asarray, state)  # what is donated may share memory with its source
         wanted, expected = run(jax.jit(step), state, base, batch(micro))
         for sizes in MESHES:
             mesh = make_mesh(sizes)
@@ -110,7 +111,7 @@ def main(family: str) -> None:
             laid = state_shardings(mesh, optimizer, state)
             program = jax.jit(step, out_shardings=(laid, None), donate_argnums=0)
             found, metrics = run(
-                program, place(state, laid), there, place_batch(mesh, batch(micro))
+                program, place(fresh, laid), there, place_batch(mesh, batch(micro))
             )
             for one, two in zip(metrics, expected, strict=True):
                 for name, value in two.items():
