@@ -59,7 +59,7 @@ def model_directory(config: ConfigDict) -> Path:
 
 def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
     """Loads the base onto the config's mesh, and its tokenizer, and checks that they fit."""
-    where = sharding_of(make_mesh(config.mesh))
+    where = sharding_of(make_mesh(config.mesh.to_dict()))
     directory = model_directory(config)
     auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     dtype = auto if config.model.dtype == "auto" else jnp.dtype(config.model.dtype)
