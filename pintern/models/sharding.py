@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
@@ -38,16 +38,28 @@ _LOGICAL: tuple[tuple[str, tuple[str | None, ...]], ...] = (
 )
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of all devices.
 
     Args:
-      sizes: devices along each of `AXES`; −1, on one of them, is what the others leave.
+      sizes: see `mesh_sizes`.
+      devices: those of machines that aren't here, to compile for; None is what this run has.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = tuple(mesh_sizes(sizes, len(devices)).values())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def mesh_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """Devices along each of `AXES`.
+
+    Args:
+      sizes: the same; −1, on one of them, is what the others leave.
+      count: how many devices there are.
 
     Raises:
-      UserError: the sizes don't multiply to the number of devices.
+      UserError: the sizes don't multiply to that.
     """
-    count = jax.device_count()
     asked = {axis: int(sizes[axis]) for axis in AXES}
     shown = ", ".join(f"{axis}={size}" for axis, size in asked.items())
     free = [axis for axis, size in asked.items() if size == -1]
@@ -59,7 +71,7 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
             f"config.mesh is {shown}; there are {count} devices.",
             "The sizes must multiply to their number; one of them may be -1, the rest.",
         )
-    return jax.make_mesh(tuple(asked.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return asked
 
 
 def sharding_of(mesh: Mesh) -> ShardingOf:
