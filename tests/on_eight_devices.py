@@ -17,12 +17,12 @@ from flax import nnx  # noqa: E402
 
 from pintern.adapters.adapter import Adapter, LoraPair, init_lora  # noqa: E402
 from pintern.models.load import init_model  # noqa: E402
-from pintern.models.sharding import make_mesh, sharding_of  # noqa: E402
+from pintern.models.sharding import make_mesh, sharding_of, traced_on  # noqa: E402
 from pintern.models.shared_prefix import Batch  # noqa: E402
 from pintern.training.placement import place, place_batch, state_shardings  # noqa: E402
 from pintern.training.step import TrainBatch, TrainState, make_step  # noqa: E402
 
-VOCAB, WIDTH, LAYERS, ROWS = 64, 32, 3, 8
+VOCAB, WIDTH, LAYERS, ROWS = 96, 32, 3, 8
 LLAMA = {
     "vocab_size": VOCAB,
     "hidden_size": WIDTH,
@@ -89,12 +89,11 @@ def main(family: str) -> None:
     optimizer = optax.sgd(0.1, momentum=0.9)  # Adam would blow rounding up to its own size
     for micro in (1, 2):
         step = make_step(graph, optimizer, balance_weight=0.1)
-        key = jax.random.key(0)
 
         def run(program, state, base, batch):
             seen = []
             for _ in range(2):
-                state, metrics = program(state, base, batch, None, key)
+                state, metrics = program(state, base, batch, None, jax.random.key(0))
                 seen.append({k: float(v) for k, v in metrics.items()})
             return jax.tree.map(np.asarray, state.adapter), seen
 
@@ -109,7 +108,7 @@ def main(family: str) -> None:
                 for k, v in nnx.to_flat_state(base)
             )
             laid = state_shardings(mesh, optimizer, state)
-            program = jax.jit(step, out_shardings=(laid, None), donate_argnums=0)
+            program = jax.jit(traced_on(mesh, step), out_shardings=(laid, None), donate_argnums=0)
             found, metrics = run(
                 program, place(fresh, laid), there, place_batch(mesh, batch(micro))
             )

@@ -21,7 +21,7 @@ from pintern.models.config import DecoderConfig
 from pintern.models.decoder import Decoder
 from pintern.models.layout import abstract_decoder
 from pintern.models.quantize import hold_in_int8
-from pintern.models.sharding import replicated, rows_over, rows_sharding, sharding_of
+from pintern.models.sharding import replicated, rows_over, rows_sharding, sharding_of, traced_on
 from pintern.models.shared_prefix import Batch
 from pintern.training.placement import state_shardings
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
@@ -145,11 +145,11 @@ def abstract_batch(
     return TrainBatch(batch(lengths.prefix), labelled, batch(0) if taught else None)
 
 
-def training_step(config: ConfigDict, base: Base, state: TrainState) -> Any:
+def training_step(config: ConfigDict, base: Base, state: TrainState, mesh: Mesh) -> Any:
     """The jitted step `(state, base, batches, teacher, key)`, as the training loop compiles it."""
     step = make_step(base.graph, make_optimizer(config.train), **loss_options(config))
     laid = jax.tree.map(lambda leaf: leaf.sharding, state)
-    return jax.jit(step, donate_argnums=(0,), out_shardings=(laid, None))
+    return jax.jit(traced_on(mesh, step), donate_argnums=(0,), out_shardings=(laid, None))
 
 
 def serving_adapter(config: ConfigDict, adapter: Adapter) -> Adapter | None:

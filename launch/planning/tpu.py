@@ -63,7 +63,7 @@ def compile_training(
     rows = config.train.batch_rows
     measured, _ = measure(
         "training step",
-        training_step(config, base, state).lower,
+        training_step(config, base, state, mesh).lower,
         (state, base.state, batches, teacher, random_key()),
         {
             "weights": base.state,

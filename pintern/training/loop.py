@@ -16,7 +16,7 @@ from pintern.assemble import Parts, assemble, new_adapter, split_decoder
 from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
-from pintern.models.sharding import mesh_of, rows_over
+from pintern.models.sharding import mesh_of, rows_over, traced_on
 from pintern.progress import Progress
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
@@ -85,7 +85,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     optimizer = make_optimizer(config.train)
     adapter = new_adapter(parts)
     state = TrainState(adapter, optimizer.init(adapter))
-    mesh = mesh_of(parts.checkpoint.decoder)
+    mesh = mesh_of(parts.checkpoint.decoder.embedding[...])
     laid = state_shardings(mesh, optimizer, state)
     state = place(state, laid)
     stage = AdaptiveState()
@@ -96,7 +96,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
-        make_step(graph, optimizer, **loss_options(config)),
+        traced_on(mesh, make_step(graph, optimizer, **loss_options(config))),
         donate=(0,),
         out_shardings=(laid, None),
     )
@@ -177,7 +177,7 @@ def check_trains(config: ConfigDict) -> None:
 
 def check_rows(parts: Parts) -> None:
     """Refuses a micro-batch whose rows can't be split evenly over the devices."""
-    fields, mesh = parts.config.train, mesh_of(parts.checkpoint.decoder)
+    fields, mesh = parts.config.train, mesh_of(parts.checkpoint.decoder.embedding[...])
     rows, devices = fields.batch_rows // fields.accumulate, rows_over(mesh)
     if rows % devices:
         raise UserError(
