@@ -34,6 +34,7 @@ class Measured:
       wire_bytes: bytes sent to other chips, in one run.
       tokens: that all chips together read, or make, in one run.
       seconds: that compiling took; None for an estimate.
+      cpu_seconds: of all cores meanwhile: what it costs where others use them too.
       refused: what the compiler said where the program doesn't fit.
     """
 
@@ -48,6 +49,7 @@ class Measured:
     collectives: tuple[Collective, ...] | None = None
     wire_bytes: float = 0.0
     seconds: float | None = None
+    cpu_seconds: float = 0.0
     refused: str | None = None
 
     @property
@@ -97,7 +99,7 @@ def measure(
     options = {}
     if effort:
         options = {"exec_time_optimization_effort": effort, "memory_fitting_effort": effort}
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     try:
         compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
@@ -112,7 +114,7 @@ def measure(
             name, held, tokens, temporaries=max(rest, 0), seconds=seconds, refused=refused.group(1)
         )
         return measured, None
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
     memory = compiled.memory_analysis()
     program = Program(compiled.as_text(), loop_trips=loop_trips)
     collectives = tuple(program.collectives())
@@ -129,6 +131,7 @@ def measure(
         collectives=collectives,
         wire_bytes=sum(one.wire_bytes for one in collectives),
         seconds=seconds,
+        cpu_seconds=cpu_seconds,
     )
     results = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

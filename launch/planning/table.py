@@ -55,6 +55,8 @@ def table(programs: Sequence[Measured], chip: Chip, chips: int, needed: float | 
         "compile seconds",
         lambda one: "(estimate)" if one.seconds is None else f"{one.seconds:.1f}",
     )
+    if any(one.cpu_seconds for one in programs):
+        add("  of all cores", lambda one: f"{one.cpu_seconds:.1f}" if one.cpu_seconds else "–")
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     rows = [
         "  ".join(

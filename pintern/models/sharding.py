@@ -91,7 +91,7 @@ def mesh_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
     return asked
 
 
-def sharding_of(mesh: Mesh) -> ShardingOf:
+def sharding_of(mesh: Mesh | AbstractMesh) -> ShardingOf:
     """Where each parameter of a decoder lies."""
 
     def of(path: str, shape: tuple[int, ...]) -> NamedSharding:
@@ -115,7 +115,9 @@ def mesh_of(parameter: jax.Array) -> Mesh:
     return Mesh(np.array(device).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def lora_sharding(mesh: Mesh, name: str, matrix: str, shape: tuple[int, ...]) -> NamedSharding:
+def lora_sharding(
+    mesh: Mesh | AbstractMesh, name: str, matrix: str, shape: tuple[int, ...]
+) -> NamedSharding:
     """Where A `[layer, in, rank]` or B `[layer, rank, out]` of a module lies: as its kernel does.
 
     Args:
@@ -129,7 +131,7 @@ def lora_sharding(mesh: Mesh, name: str, matrix: str, shape: tuple[int, ...]) ->
     return NamedSharding(mesh, PartitionSpec(*_dividing(mesh, axes, shape)))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -139,7 +141,7 @@ def rows_over(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
-def rows_sharding(mesh: Mesh, row_axis: int) -> NamedSharding:
+def rows_sharding(mesh: Mesh | AbstractMesh, row_axis: int) -> NamedSharding:
     """A batch's array whose rows lie along `row_axis`."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
 
