@@ -24,6 +24,7 @@ COLLECTIVES = (
     "ragged-all-to-all",
     "collective-permute",
 )
+_RAGGED = "ragged-dot"
 _CALLED = re.compile(r"(?:calls|body|true_computation|false_computation)=%([\w.\-]+)")
 _LISTED = re.compile(r"(?:branch_computations|called_computations)=\{([^}]*)\}")
 
@@ -106,21 +107,19 @@ class Program:
         """Of matrix products, two for each multiply-add; a step's on one device."""
         total = 0.0
         for name, instruction, times in self._running():
-            if instruction.opcode in ("dot", "convolution"):
-                lhs, rhs = self._operands(name, instruction)[:2]
-                count = _dot_flops if instruction.opcode == "dot" else _convolution_flops
-                total += times * count(instruction, lhs, rhs)
+            count = _FLOPS.get(_product(instruction))
+            if count is not None:
+                total += times * count(instruction, *self._operands(name, instruction)[-2:])
         return total
 
-    def opaque(self) -> dict[str, float]:
-        """Kernels whose FLOPs the text doesn't tell: name to how often they run."""
-        found: dict[str, float] = defaultdict(float)
-        for _, instruction, times in self._running():
-            if instruction.opcode == "custom-call":
-                target = re.search(r'custom_call_target="([^"]*)"', instruction.attributes)
-                if target and ("kernel" in target.group(1) or target.group(1) == "tpu_custom_call"):
-                    found[_metadata(instruction.attributes) or target.group(1)] += times
-        return dict(found)
+    def opaque(self) -> set[str]:
+        """Kernels whose FLOPs the text doesn't tell, by the operations that they come from."""
+        return {
+            _metadata(instruction.attributes) or instruction.name
+            for _, instruction, _ in self._running()
+            if "tpu_custom_call" in instruction.attributes
+            and not instruction.name.startswith(_RAGGED)
+        }
 
     def memory_bytes(self) -> float:
         """Read from and written to memory in a step by one device: an estimate."""
@@ -243,6 +242,19 @@ def _convolution_flops(convolution: Instruction, lhs: Tensor, rhs: Tensor) -> fl
     return 2.0 * count
 
 
+def _ragged_flops(product: Instruction, lhs: Tensor, rhs: Tensor) -> float:
+    """Each row of `lhs` meets one of the matrices of `rhs`."""
+    return 2.0 * math.prod(product.tensors[0].shape) * lhs.shape[-1]
+
+
+def _product(instruction: Instruction) -> str:
+    """Which of `_FLOPS` an instruction is, if any."""
+    kernel = instruction.opcode == "custom-call" and instruction.name.startswith(_RAGGED)
+    if kernel and not instruction.name.startswith(f"{_RAGGED}-metadata"):
+        return _RAGGED
+    return instruction.opcode
+
+
 def _along(field: str | None, place: int, default: int) -> int:
     return int(field.split("x")[place].split("_")[0]) if field else default
 
@@ -268,3 +280,7 @@ def _meetings(
             at = output * stride + offset
             count += 0 <= at <= last and at % lhs_dilation == 0
     return count
+
+
+# By opcode; a TPU's ragged product is a kernel of that name, whose matrices are its last operands.
+_FLOPS = {"dot": _dot_flops, "convolution": _convolution_flops, _RAGGED: _ragged_flops}

@@ -35,6 +35,7 @@ class Measured:
       tokens: that all chips together read, or make, in one run.
       seconds: that compiling took; None for an estimate.
       cpu_seconds: of all cores meanwhile: what it costs where others use them too.
+      uncounted: kernels whose FLOPs aren't in `flops`.
       refused: what the compiler said where the program doesn't fit.
     """
 
@@ -50,6 +51,7 @@ class Measured:
     wire_bytes: float = 0.0
     seconds: float | None = None
     cpu_seconds: float = 0.0
+    uncounted: tuple[str, ...] = ()
     refused: str | None = None
 
     @property
@@ -132,6 +134,7 @@ def measure(
         wire_bytes=sum(one.wire_bytes for one in collectives),
         seconds=seconds,
         cpu_seconds=cpu_seconds,
+        uncounted=tuple(sorted(program.opaque())),
     )
     results = jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

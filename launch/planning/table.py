@@ -66,6 +66,11 @@ def table(programs: Sequence[Measured], chip: Chip, chips: int, needed: float | 
         for line in lines
     ]
     rows += [f"{one.name}: the compiler says: {one.refused}." for one in programs if one.refused]
+    rows += [
+        f"{one.name}: not in its TFLOP: {', '.join(one.uncounted)}."
+        for one in programs
+        if one.uncounted
+    ]
     return "\n".join(rows)
 
 
