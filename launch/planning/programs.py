@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh, Mesh
+from jax.typing import DTypeLike
 from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter, init_lora, lora_scale
@@ -21,9 +22,9 @@ from pintern.models.config import DecoderConfig
 from pintern.models.decoder import Decoder
 from pintern.models.layout import abstract_decoder
 from pintern.models.quantize import hold_in_int8
-from pintern.models.sharding import replicated, rows_over, rows_sharding, sharding_of, traced_on
+from pintern.models.sharding import rows_over, sharding_of, traced_on
 from pintern.models.shared_prefix import Batch
-from pintern.training.placement import state_shardings
+from pintern.training.placement import batch_shardings, state_shardings
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
 
 
@@ -125,15 +126,14 @@ def abstract_batch(
             "(data × fsdp of the mesh).",
             f"Give a multiple of {devices}, or more to the mesh's tensor.",
         )
-    of_rows, whole = rows_sharding(mesh, row_axis=2), replicated(mesh)
+
+    def array(*sizes: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((count, 1, *sizes), dtype)
 
     def batch(prefix: int) -> Batch:
-        def array(*sizes: int, sharding=of_rows, dtype=jnp.int32) -> jax.ShapeDtypeStruct:
-            return jax.ShapeDtypeStruct((count, 1, *sizes), dtype, sharding=sharding)
-
         return Batch(
-            prefix_tokens=array(prefix, sharding=whole),
-            prefix_valid=array(prefix, sharding=whole),
+            prefix_tokens=array(prefix),
+            prefix_valid=array(prefix),
             row_tokens=array(rows, lengths.row),
             row_valid=array(rows, lengths.row),
             target_slots=array(rows, lengths.target),
@@ -141,8 +141,9 @@ def abstract_batch(
             target_weights=array(rows, lengths.target, dtype=jnp.float32),
         )
 
-    labelled = jax.ShapeDtypeStruct((count, 1, rows), jnp.float32, sharding=of_rows)
-    return TrainBatch(batch(lengths.prefix), labelled, batch(0) if taught else None)
+    labelled = array(rows, dtype=jnp.float32)
+    whole = TrainBatch(batch(lengths.prefix), labelled, batch(0) if taught else None)
+    return with_places(whole, batch_shardings(mesh, whole))
 
 
 def training_step(config: ConfigDict, base: Base, state: TrainState, mesh: Mesh) -> Any:

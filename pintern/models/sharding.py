@@ -146,6 +146,16 @@ def rows_sharding(mesh: Mesh | AbstractMesh, row_axis: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
 
 
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The whole array on this host, from wherever its parts lie; every process has to ask."""
+    here = not isinstance(array, jax.Array) or array.is_fully_addressable
+    if here or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
 # ── what is computed on the way: these say where it lies while a function is traced for a mesh ──
 
 

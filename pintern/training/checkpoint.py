@@ -17,6 +17,7 @@ from orbax.checkpoint import v1 as ocp
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState
+from pintern.distributed import is_first
 from pintern.errors import UserError
 from pintern.training.step import TrainState
 
@@ -66,7 +67,8 @@ class Checkpoints:
 
     def discard(self, step: int) -> None:
         """Removes the checkpoint of `step`, if there is one: it turned out to be no good."""
-        shutil.rmtree(self._directory / str(step), ignore_errors=True)
+        if is_first():
+            shutil.rmtree(self._directory / str(step), ignore_errors=True)
 
     def restore(
         self, template: TrainState, step: int | None = None
