@@ -45,8 +45,8 @@ DECODING = flags.DEFINE_boolean("decoding", True, "Plan decoding too.")
 EFFORT = flags.DEFINE_float(
     "effort",
     -1.0,
-    "Of the TPU's compiler: 0 compiles as a run does, -1 in a sixth of the time, with somewhat "
-    "more temporary memory.",
+    "Of the TPU's compiler: 0 compiles as a run does, -1 in a fraction of the time, with up to a "
+    "fifth more or less temporary memory.",
     lower_bound=-1.0,
     upper_bound=0.0,
 )

@@ -97,7 +97,7 @@ def _tpu_devices(text: str, count: int) -> tuple[Any, ...]:
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(
             "Compiling for a TPU needs its compiler, libtpu, which is not installed.",
-            f"pip install 'libtpu{_pinned_libtpu()}' (the version that this JAX names), or "
+            f"pip install 'libtpu{_pinned_libtpu()}' (the version that this JAX goes with), or "
             "pip install '.[plan]'.",
         )
     # There is no TPU here: ask no metadata server, and say nothing of it.
