@@ -89,13 +89,15 @@ def main(_: list[str]) -> None:
         f"{topology.chip.memory / GIB:g} GiB; prefix {lengths.prefix}, rows {lengths.row}, "
         f"completions {lengths.target}, queries {lengths.query} tokens"
     )
+    training = []
     if SEARCH.value:
-        config = _search(config, shape, topology, lengths)
-    _show(config, raw, shape, topology, lengths)
+        best = _search(config, shape, topology, lengths)
+        config, training = best.config, [best.measured]
+    _show(config, raw, shape, topology, lengths, training)
 
 
 def _search(config, shape, topology, lengths):
-    """The best config; prints what was tried."""
+    """The best choice; prints what was tried."""
     from launch.planning.search import line, search
 
     if BATCHES.value:
@@ -120,10 +122,11 @@ def _search(config, shape, topology, lengths):
         f"Best of what fits, by rows a second at published rates (an estimate: arithmetic or "
         f"memory, then exchanges):\n  {best.flags()}"
     )
-    return best.config
+    return best
 
 
-def _show(config, raw, shape, topology, lengths) -> None:
+def _show(config, raw, shape, topology, lengths, training) -> None:
+    """Prints the table; `training` is the step where it is measured already."""
     from launch.planning.estimate import (
         abstract_mesh,
         estimate_decoding,
@@ -143,14 +146,16 @@ def _show(config, raw, shape, topology, lengths) -> None:
         f"remat={config.model.remat}; decoding {config.eval.batch_rows} rows, "
         f"{config.eval.max_new_tokens} new tokens"
     )
-    programs = []
+    programs = list(training)
     if topology.devices is None:
-        programs.append(estimate_training(config, shape, topology, lengths))
+        if not programs:
+            programs.append(estimate_training(config, shape, topology, lengths))
         if DECODING.value:
             programs.append(estimate_decoding(config, shape, topology, lengths))
         print("No compiler for these chips: this is an estimate; a tenth of memory is left free.")
     else:
-        programs += compile_training(config, shape, topology, lengths, effort=EFFORT.value)
+        if not programs:
+            programs += compile_training(config, shape, topology, lengths, effort=EFFORT.value)
         if DECODING.value:
             eos = raw.get("eos_token_id") or 0
             eos = eos[0] if isinstance(eos, list) else eos

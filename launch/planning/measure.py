@@ -91,7 +91,7 @@ def measure(
       parts: which of them is which part of memory.
       tokens: see `Measured`.
       loop_trips: see `hlo.Program`.
-      effort: that the compiler makes; 0 is its default, −1 the least, which takes a fraction of the time.
+      effort: of the compiler; 0 is its default, −1 the least, which takes a fraction of the time.
 
     Returns:
       the measurement, and the shapes and places of the results; None where it doesn't fit.
