@@ -42,7 +42,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "plan": ["libtpu"],
+        "plan": ["jax[tpu]"],  # the TPU's compiler alone, in the version that this JAX goes with
         "dense": ["sentence-transformers"],
         # Its constructor is replaced (pintern/prompts/compressors/llmlingua.py), hence one version.
         "llmlingua": ["llmlingua==0.2.2"],

@@ -69,9 +69,9 @@ class Generator:
         self._base, self._adapter = base, adapter
         self._sampling = sampling
         self._prefix = np.asarray(prefix, np.int32)[None]
-        self._read = functools.partial(_read_prefix, graph)
-        self._start = functools.partial(_start_rows, graph)
-        self._whole = functools.partial(_decode, graph, sampling)
+        self._read = functools.partial(read_prefix, graph)
+        self._start = functools.partial(start_rows, graph)
+        self._whole = functools.partial(decode_rows, graph, sampling)
         self._begin = functools.partial(_begin_jit, graph, sampling)
         self._advance = functools.partial(_advance_jit, graph, sampling)
         self._prefilled = self._read(base, adapter, self._prefix) if cached else None
@@ -161,14 +161,15 @@ def _until(tokens: np.ndarray, eos: int) -> list[int]:
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _read_prefix(
+def read_prefix(
     graph: nnx.GraphDef, base: nnx.State, adapter: Adapter | None, prefix: Array
 ) -> tuple[Cache, Array]:
+    """Reads `[1, slot]` tokens and the soft prompt: cache, and where rows start."""
     return prefill(nnx.merge(graph, base), prefix, jnp.ones_like(prefix), adapter=adapter)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _start_rows(
+def start_rows(
     graph: nnx.GraphDef,
     base: nnx.State,
     adapter: Adapter | None,
@@ -176,6 +177,7 @@ def _start_rows(
     tokens: Array,
     valid: Array,
 ) -> tuple[Cache, Array, Array]:
+    """Reads `[row, slot]` tokens behind a prefix: cache, logits of the next token, its position."""
     decoder: Decoder = nnx.merge(graph, base)
     cache, start = prefilled
     positions = positions_of(valid[None], start[:, None])
@@ -186,7 +188,7 @@ def _start_rows(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _decode(
+def decode_rows(
     graph: nnx.GraphDef,
     sampling: Sampling,
     base: nnx.State,
@@ -196,6 +198,7 @@ def _decode(
     position: Array,
     keys: Key[Array, " row"],
 ) -> Int[Array, "row new"]:
+    """Chooses tokens until every row has ended, or `max_new_tokens` of them."""
     state = _begin(sampling, cache, logits, position, keys)
     until = sampling.max_new_tokens
     return _advance(nnx.merge(graph, base), sampling, adapter, state, keys, until).made

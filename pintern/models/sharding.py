@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -55,16 +55,28 @@ def on_one_device(path: str, shape: tuple[int, ...]) -> Sharding:
     return SingleDeviceSharding(jax.devices()[0])
 
 
-def make_mesh(sizes: Mapping[str, int]) -> Mesh:
+def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """The mesh of all devices.
 
     Args:
-      sizes: devices along each of `AXES`; −1, on one of them, is what the others leave.
+      sizes: see `mesh_sizes`.
+      devices: those of machines that aren't here, to compile for; None is what this run has.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = tuple(mesh_sizes(sizes, len(devices)).values())
+    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def mesh_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
+    """Devices along each of `AXES`.
+
+    Args:
+      sizes: the same; −1, on one of them, is what the others leave.
+      count: how many devices there are.
 
     Raises:
-      UserError: the sizes don't multiply to the number of devices.
+      UserError: the sizes don't multiply to that.
     """
-    count = jax.device_count()
     asked = {axis: int(sizes[axis]) for axis in AXES}
     shown = ", ".join(f"{axis}={size}" for axis, size in asked.items())
     free = [axis for axis, size in asked.items() if size == -1]
@@ -76,10 +88,10 @@ def make_mesh(sizes: Mapping[str, int]) -> Mesh:
             f"config.mesh is {shown}; there are {count} devices.",
             "The sizes must multiply to their number; one of them may be -1, the rest.",
         )
-    return jax.make_mesh(tuple(asked.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    return asked
 
 
-def sharding_of(mesh: Mesh) -> ShardingOf:
+def sharding_of(mesh: Mesh | AbstractMesh) -> ShardingOf:
     """Where each parameter of a decoder lies."""
 
     def of(path: str, shape: tuple[int, ...]) -> NamedSharding:
@@ -103,7 +115,9 @@ def mesh_of(parameter: jax.Array) -> Mesh:
     return Mesh(np.array(device).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def lora_sharding(mesh: Mesh, name: str, matrix: str, shape: tuple[int, ...]) -> NamedSharding:
+def lora_sharding(
+    mesh: Mesh | AbstractMesh, name: str, matrix: str, shape: tuple[int, ...]
+) -> NamedSharding:
     """Where A `[layer, in, rank]` or B `[layer, rank, out]` of a module lies: as its kernel does.
 
     Args:
@@ -117,7 +131,7 @@ def lora_sharding(mesh: Mesh, name: str, matrix: str, shape: tuple[int, ...]) ->
     return NamedSharding(mesh, PartitionSpec(*_dividing(mesh, axes, shape)))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
     """Whole on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
@@ -127,7 +141,7 @@ def rows_over(mesh: Mesh | AbstractMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
 
-def rows_sharding(mesh: Mesh, row_axis: int) -> NamedSharding:
+def rows_sharding(mesh: Mesh | AbstractMesh, row_axis: int) -> NamedSharding:
     """A batch's array whose rows lie along `row_axis`."""
     return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
 

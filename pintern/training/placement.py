@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models.sharding import lora_sharding, replicated, rows_sharding
@@ -15,7 +15,7 @@ from pintern.models.shared_prefix import Batch
 from pintern.training.step import TrainBatch, TrainState
 
 
-def adapter_shardings(mesh: Mesh, adapter: Adapter) -> Adapter:
+def adapter_shardings(mesh: Mesh | AbstractMesh, adapter: Adapter) -> Adapter:
     """Of LoRA as its kernels lie, so that no part of a product moves twice; of a soft prompt whole
     on every device.
     """
@@ -30,7 +30,7 @@ def adapter_shardings(mesh: Mesh, adapter: Adapter) -> Adapter:
 
 
 def state_shardings(
-    mesh: Mesh, optimizer: optax.GradientTransformation, state: TrainState
+    mesh: Mesh | AbstractMesh, optimizer: optax.GradientTransformation, state: TrainState
 ) -> TrainState:
     """Moments lie where their parameters do; counts are whole on every device."""
     of_adapter = adapter_shardings(mesh, state.adapter)
@@ -51,7 +51,9 @@ def of_members(shardings: TrainState) -> TrainState:
     )
 
 
-def batch_shardings(mesh: Mesh, batch: TrainBatch, *, members: bool = False) -> TrainBatch:
+def batch_shardings(
+    mesh: Mesh | AbstractMesh, batch: TrainBatch, *, members: bool = False
+) -> TrainBatch:
     """Rows are split over the devices; the prefix is whole on all of them.
 
     Args:
