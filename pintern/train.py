@@ -9,6 +9,10 @@ checkpoints/, metrics.jsonl and tensorboard/. Next:
 
     python -m pintern.evaluate --workdir=runs/first
 
+A run is resumed with the config and base that it was begun with; another is refused by name.
+`--allow_changed=config` (or `base`) goes on all the same, where the folder permits. How often it
+writes (`checkpoint.every`, `minutes` and `keep`, `train.log_every`) may always change.
+
 Started by `launch` as several processes, it connects with the others first.
 """
 
@@ -20,6 +24,12 @@ from absl import flags
 from pintern import cli, distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.", required=True)
+ALLOW_CHANGED = flags.DEFINE_multi_enum(
+    "allow_changed",
+    [],
+    ["config", "base"],
+    "Resume though config or base differ from the run's; noted in changes.jsonl.",
+)
 
 
 def main(_: list[str]) -> None:
@@ -29,7 +39,7 @@ def main(_: list[str]) -> None:
     from pintern.training.loop import train
 
     workdir = Path(WORKDIR.value)
-    if train(config, workdir):
+    if train(config, workdir, allow_changed=ALLOW_CHANGED.value):
         print(f"Trained. Next: python -m pintern.evaluate --workdir={workdir}")
     else:
         print(f"Stopped by a signal; saved in {workdir}. The same command goes on from there.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -41,10 +41,10 @@ from pintern.training.teacher import (
     check_distillation,
     first_stage_teacher,
 )
-from pintern.training.workdir import check_base, claim
+from pintern.training.workdir import check_base, claim, record_changes
 
 
-def train(config: ConfigDict, workdir: Path) -> bool:
+def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] = ()) -> bool:
     """Trains, or resumes, the run of a config in its folder.
 
     A run is resumed by these steps, in this order:
@@ -54,6 +54,12 @@ def train(config: ConfigDict, workdir: Path) -> bool:
       4. metrics.jsonl is cut back to that step;
       5. data order and random keys are pure functions of the step, so nothing else is needed.
 
+    Args:
+      config: the run's.
+      workdir: its folder.
+      allow_changed: "config", "base" or both: resume though they differ from those of the run that
+        is there, and note it in changes.jsonl.
+
     Returns:
       True when the run is complete, False when SIGTERM stopped it after a checkpoint.
 
@@ -62,12 +68,12 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     """
     check_trains(config)
     # ── the run and its parts ──
-    resumed = claim(workdir, config)
+    resumed = claim(workdir, config, free=True, on_request="config" in allow_changed)
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_rows(parts)
-    check_base(workdir, parts.checkpoint)
+    check_base(workdir, parts.checkpoint, may_change="base" in allow_changed)
     parts.prompts.write(workdir / "prompts")
     if not resumed:
         print(parts.prompts.schedule_table())
@@ -93,6 +99,8 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     step = 0
     if resumed and checkpoints.latest is not None:
         step, state, stage = checkpoints.restore(state)
+    for change in record_changes(workdir, config, parts.checkpoint, step=step):
+        print(f"From step {step} on, {change}.")
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
@@ -115,6 +123,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     prepared: int | None = None
     with (
         closing(programs),
+        checkpoints,
         sigterm() as stop,
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
@@ -150,8 +159,10 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             row = step_row(step, level, batch, padding, float(rates(step)))
             pending.append(row | metrics)
             step += 1
+            log = step % config.train.log_every == 0
             save = step % config.checkpoint.every == 0
-            if save or step % config.train.log_every == 0:
+            save = save or (log and checkpoints.due(config.checkpoint.minutes))
+            if save or log:
                 _flush(pending, recorder, programs, data, checkpoints)
             if save:
                 checkpoints.save(step, state, stage)
@@ -161,7 +172,6 @@ def train(config: ConfigDict, workdir: Path) -> bool:
         _flush(pending, recorder, programs, data, checkpoints)
         checkpoints.save(step, state, stage)
     recorder.close(programs)
-    checkpoints.close()
     return step >= config.train.steps
 
 

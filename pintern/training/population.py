@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +158,13 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     prepared: int | None = None
     with (
         closing(programs),
+        ExitStack() as held,
         sigterm() as stop,
         Progress(f"{config.name} × {len(parts)}", config.train.steps, done=step) as bar,
     ):
+        for member in members:
+            if member.goes_on:
+                held.enter_context(member.checkpoints)
         while step < config.train.steps and not stop and any(member.goes_on for member in members):
             number = curriculum.stage_at(step)
             if curriculum.begins_stage(step):
@@ -196,8 +200,10 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
             ]
             pending.append((rows, metrics))
             step += 1
+            log = step % config.train.log_every == 0
             save = step % config.checkpoint.every == 0
-            if save or step % config.train.log_every == 0:
+            save = save or (log and _due(members, config.checkpoint.minutes))
+            if save or log:
                 _flush(pending, members, programs)
             if save:
                 _save(members, step, state)
@@ -251,7 +257,15 @@ def _flush(
     pending.clear()
 
 
+def _due(members: Sequence[_Member], minutes: float) -> bool:
+    return any(member.checkpoints.due(minutes) for member in members if member.goes_on)
+
+
 def _save(members: Sequence[_Member], step: int, state: TrainState) -> None:
+    # Nobody begins another before all have finished the last: they go back to a common step.
+    for member in members:
+        if member.goes_on:
+            member.checkpoints.wait()
     for member, own in zip(members, unstack(state, len(members)), strict=True):
         if member.goes_on:
             member.checkpoints.save(step, own, AdaptiveState())
