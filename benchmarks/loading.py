@@ -118,7 +118,7 @@ def measure(checkpoint: Path, dtype: str, quantized: bool) -> dict[str, float]:
         jax.config.update("jax_num_cpu_devices", DEVICES.value)
     from pintern.models.load import load_model
     from pintern.models.quantize import parameter_bytes
-    from pintern.models.stream import on_one_device
+    from pintern.models.sharding import on_one_device
 
     jax.block_until_ready(jax.jit(lambda x: x @ x)(jax.numpy.ones((8, 8))))
     before = resident("VmRSS")

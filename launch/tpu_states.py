@@ -150,6 +150,9 @@ def _decide(seen: Seen, history: History) -> Action:
         return Action(Do.DELETE, f"the queued resource failed: {seen.trouble or 'no reason given'}")
     if seen.request == "SUSPENDED":
         return Action(Do.DELETE, "the queued resource is SUSPENDED: its VM was taken away")
+    if seen.request != "ACTIVE":
+        known = f"the queued resource is {seen.request} (a state that is not known here)"
+        return Action(Do.WAIT, known)
     if seen.vm in (None, "PREEMPTED", "TERMINATED", "STOPPED", "HIDDEN"):
         return Action(Do.DELETE, f"the VM is {seen.vm or 'gone'}")
     return _on_vm(seen, history)

@@ -16,8 +16,9 @@ nothing happens.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pintern.errors import UserError
 
@@ -25,6 +26,8 @@ ADDRESS = "JAX_COORDINATOR_ADDRESS"
 NUM_PROCESSES = "PINTERN_NUM_PROCESSES"
 PROCESS_ID = "PINTERN_PROCESS_ID"
 STOPPED_STATUS = "PINTERN_STOPPED_STATUS"
+
+T = TypeVar("T")
 
 # A process that is gone is noticed after this long without a collective that fails at once.
 _HEARTBEAT_SECONDS = 30
@@ -75,6 +78,43 @@ def initialize() -> None:
             raise
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes what is written once."""
+    return _count() == 1 or _jax().process_index() == 0
+
+
+def agree(value: bool) -> bool:
+    """The first process's answer, on all of them: what they read of a folder may differ in time."""
+    if _count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.broadcast_one_to_all(int(value)))
+
+
+def any_of(value: bool) -> bool:
+    """Whether any process says so; every one has to ask at the same point."""
+    if _count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return bool(multihost_utils.process_allgather(int(value)).any())
+
+
+def first_before_others(function: Callable[[], T]) -> T:
+    """Calls it in the first process, and then in the others, which find what that one wrote."""
+    if _count() == 1:
+        return function()
+    from jax.experimental import multihost_utils
+
+    if is_first():
+        found = function()
+        multihost_utils.sync_global_devices("first")
+        return found
+    multihost_utils.sync_global_devices("first")
+    return function()
+
+
 def stopped_status() -> int:
     """Exit status of a run that a signal stopped after a checkpoint; 0 unless a launcher says.
 
@@ -103,6 +143,16 @@ def _explicit(environment: Mapping[str, str]) -> dict[str, object]:
         # All there is to know is given: ask no cluster. JAX_LOCAL_DEVICE_IDS still counts.
         "cluster_detection_method": "deactivate",
     }
+
+
+def _jax() -> Any:
+    import jax  # late: a command's --help doesn't need it
+
+    return jax
+
+
+def _count() -> int:
+    return _jax().process_count()
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pintern import cli
+from pintern import cli, distributed
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -59,6 +59,7 @@ def main(_: list[str]) -> None:
         return
     config, trained = _scored(workdir)
     _apply_flags(config)
+    distributed.initialize()
 
     from pintern.interop.read import read_adapter
     from pintern.training.restore import restore_run
@@ -141,6 +142,8 @@ def _score(workdir: Path | None, parts: Parts, adapter: Adapter | None, name: st
     requests = len(parts.prompts.task.test) * parts.config.eval.samples
     with Progress("evaluate", requests, unit="request") as bar:
         found = evaluate(parts, adapter, prompt, progress=bar.advance)
+    if not distributed.is_first():
+        return
     if workdir is not None:
         write_evaluation(workdir / "eval" / name, found, prompt)
     if parts.prompts.task.note:

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
+from pintern.distributed import is_first
+
 _PLAIN_EVERY = 10.0  # seconds between lines without a terminal
 
 
@@ -22,13 +24,14 @@ class Progress:
     """
 
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step"):
+        self._shown = is_first()
         self._title, self._total, self._done, self._unit = title, total, done, unit
         self._began, self._first = time.monotonic(), done
         self._printed = self._began
         self._bar = self._task = None
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self._shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -87,6 +90,8 @@ class Progress:
 
     def _print(self, now: float, note: str) -> None:
         self._printed = now
+        if not self._shown:
+            return
         rate = self._rate(now)
         remaining = self._total - self._done
         # Nothing may have been done in this process: all was there already.

@@ -21,7 +21,7 @@ def launch(*arguments, command, **options):
     return tiny.start("-m", "launch.local", *arguments, "--", *command, **options)
 
 
-def finish(process, timeout=120):
+def finish(process, timeout=400):
     out, err = process.communicate(timeout=timeout)
     return process.returncode, out, err
 
@@ -222,7 +222,7 @@ def test_names_of_runs_stay_and_differ(tmp_path, monkeypatch):
         common.check_name("Bad_Name")
 
 
-def _wait_for(true, process=None, seconds=90):
+def _wait_for(true, process=None, seconds=300):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline

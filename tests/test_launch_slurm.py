@@ -51,7 +51,7 @@ def launch(cluster, folder, *arguments, command):
     )
 
 
-def finish(process, timeout=240):
+def finish(process, timeout=400):
     try:
         out, err = process.communicate(timeout=timeout)
     finally:
@@ -59,7 +59,7 @@ def finish(process, timeout=240):
     return process.returncode, out, err
 
 
-def wait_for(true, seconds=120):
+def wait_for(true, seconds=400):
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline
@@ -155,7 +155,7 @@ def test_a_failing_task_ends_the_job_with_its_status(cluster, tmp_path):
     command = ["bash", "-c", "[ $SLURM_PROCID = 1 ] && exit 7; sleep 600"]
     began = time.monotonic()
     code, said, err = finish(launch(cluster, tmp_path, "--tasks_per_node=2", command=command))
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 400  # of 600: on a busy machine starting takes its time
     assert code != 0  # srun's: the highest of all tasks, here of the one that it stopped
     assert "task 1: Exited with exit code 7" in said
     assert "is FAILED (NonZeroExitCode)" in err

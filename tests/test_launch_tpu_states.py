@@ -1,7 +1,7 @@
 """What to do next with a Cloud TPU VM: for whatever is seen, and in the cases that matter."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from launch.common import STOPPED
@@ -25,6 +25,7 @@ HISTORY = st.builds(
 
 
 @given(SEEN, HISTORY)
+@example(Seen("NEVER_HEARD_OF", "READY", ("absent",)), History())
 def test_whatever_is_seen_there_is_an_action_and_none_that_does_harm(seen, history):
     action, after = decide(seen, history)
     if history.existing:

@@ -48,7 +48,7 @@ class Replay:
     def run(self, code, *flags):
         process = self.start(code, *flags)
         try:
-            out, err = process.communicate(timeout=120)
+            out, err = process.communicate(timeout=400)
         finally:
             process.kill()
         return process.returncode, out, err

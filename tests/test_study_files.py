@@ -16,7 +16,9 @@ CELLS = {
     # 9 arms that train × 3 seeds, 4 that don't
     "promptintern_main_reduced": 31,
     # 1 + 4 shapes × 4 stages + 2 adaptive + 3 parts + 4 rates + direct, × 3 seeds, and 2 prompts
-    "schedules": 59,
+    "schedules": 83,
+    # 1 + 6 falls + 3 parts + 3 rates + direct, likewise
+    "schedules_reduced": 44,
     "diagnostics": 20,
 }
 

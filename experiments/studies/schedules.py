@@ -2,16 +2,18 @@
 
     python -m pintern.study --study=experiments/studies/schedules.py --workdir=runs/schedules
 
-Linear, exponential, inverse exponential, cosine and adaptive falls over 2, 4 and 8 stages; with and
+Linear, exponential, inverse exponential, cosine and adaptive falls over 2 to 8 stages; with and
 without compression of the template, with and without absorption of the examples; the keep rate of
-a single stage between all and nothing. Reduced: the company task on the bundled model.
+a single stage between all and nothing. The company task on the bundled model;
+`schedules_reduced.py` has half of the rows.
 """
+
+from collections.abc import Sequence
 
 from experiments.studies.rows import DIRECT, ICL, OURS, ZERO_SHOT, row
 from pintern.studies.study import Lines, PaperTable, Row, Study
 
-# Beside the two stages that all shapes have in common.
-STAGES = (4, 8)
+STAGES = (3, 4, 6, 8)
 SHAPES = ("linear", "exponential", "inverse_exponential", "cosine")
 KEEP_RATES = (0.2, 0.4, 0.6, 0.8)
 # Every row has half of its steps on the query alone: what differs is the way down to it.
@@ -37,10 +39,30 @@ SKINTERN = PaperTable(
 )
 
 
+# Shape of the fall and number of stages.
+Fall = tuple[str, int]
+FALLS: tuple[Fall, ...] = (
+    *((shape, stages) for shape in SHAPES for stages in STAGES),
+    ("adaptive", 4),
+    ("adaptive", 8),
+)
+
+
 def get_study() -> Study:
-    """The grid."""
+    """The whole grid."""
+    return make_study("schedules", FALLS, KEEP_RATES)
+
+
+def make_study(name: str, falls: Sequence[Fall], keep_rates: Sequence[float]) -> Study:
+    """A grid.
+
+    Args:
+      name: of the study.
+      falls: beside the one of two stages, which is the same for all shapes.
+      keep_rates: of a single stage between all and nothing.
+    """
     return Study(
-        name="schedules",
+        name=name,
         question=(
             "How should the prompt be taken away: how fast, in how many stages, and do the "
             "compressed template and the retrieved examples both matter on the way?"
@@ -49,9 +71,10 @@ def get_study() -> Study:
             row(ZERO_SHOT),
             row(ICL),
             row(DIRECT, {"train.steps": SHORT["train.steps"]}),
-            *_shapes(),
+            _progressive("any shape, 2 stages", {"curriculum.stages": 2}, schedule="any", stages=2),
+            *(_falling(*fall) for fall in falls),
             *_parts(),
-            *_keep_rates(),
+            *(_by_way_of(rate) for rate in keep_rates),
         ),
         reference=LINEAR,
         none=ZERO_SHOT,
@@ -83,22 +106,12 @@ def _explicit(name: str, levels: list[tuple[float, int]], **factors: str | float
     return _progressive(name, changes, **factors)
 
 
-def _shapes() -> list[Row]:
-    made = [_progressive("any shape, 2 stages", {"curriculum.stages": 2}, schedule="any", stages=2)]
-    for shape in SHAPES:
-        for stages in STAGES:
-            changes = {"curriculum.schedule": shape, "curriculum.stages": stages}
-            name = f"{shape.replace('_', ' ')}, {stages} stages"
-            made.append(_progressive(name, changes, schedule=shape, stages=stages))
-    for stages in STAGES:
-        changes = {
-            "curriculum.schedule": "adaptive",
-            "curriculum.stages": stages,
-            "curriculum.patience": 15,
-        }
-        name = f"adaptive, {stages} stages"
-        made.append(_progressive(name, changes, schedule="adaptive", stages=stages))
-    return made
+def _falling(shape: str, stages: int) -> Row:
+    changes: dict[str, object] = {"curriculum.schedule": shape, "curriculum.stages": stages}
+    if shape == "adaptive":
+        changes["curriculum.patience"] = 15
+    name = f"{shape.replace('_', ' ')}, {stages} stages"
+    return _progressive(name, changes, schedule=shape, stages=stages)
 
 
 def _parts() -> list[Row]:
@@ -110,11 +123,7 @@ def _parts() -> list[Row]:
     ]
 
 
-def _keep_rates() -> list[Row]:
+def _by_way_of(rate: float) -> Row:
     """Three stages: all, the template at τ, nothing."""
-    return [
-        _explicit(
-            f"τ = {rate:g} in the middle", [(1.0, 2), (rate, 1), (0.0, 0)], **{"keep rate": rate}
-        )
-        for rate in KEEP_RATES
-    ]
+    name = f"τ = {rate:g} in the middle"
+    return _explicit(name, [(1.0, 2), (rate, 1), (0.0, 0)], **{"keep rate": rate})

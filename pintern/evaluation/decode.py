@@ -19,6 +19,7 @@ from jaxtyping import Array, Int, Key
 from pintern.adapters.adapter import Adapter
 from pintern.evaluation.sampling import Sampling, choose
 from pintern.models.decoder import Cache, Decoder
+from pintern.models.sharding import fetch
 from pintern.models.shared_prefix import positions_of, prefill
 
 _MULTIPLE = 32  # wider steps: fewer programs, each of which takes seconds to compile
@@ -67,7 +68,7 @@ class Generator:
     ):
         self._base, self._adapter = base, adapter
         self._sampling = sampling
-        self._prefix = jnp.asarray(prefix, jnp.int32)[None]
+        self._prefix = np.asarray(prefix, np.int32)[None]
         self._read = functools.partial(_read_prefix, graph)
         self._start = functools.partial(_start_rows, graph)
         self._whole = functools.partial(_decode, graph, sampling)
@@ -103,7 +104,7 @@ class Generator:
             filled = [chosen[i % len(chosen)] for i in range(batch_rows)]
             tokens, valid = pad_rows([rows[i] for i in filled])
             keys = _row_keys(seed, [first_index + i for i in filled])
-            made = np.asarray(self.decode(*self.prefill(tokens, valid), keys))
+            made = fetch(self.decode(*self.prefill(tokens, valid), keys))
             for place, i in enumerate(chosen):
                 done[i] = _until(made[place], self._sampling.eos)
             if progress:

@@ -24,6 +24,7 @@ from pintern.models.cache import Cache, write_slots
 from pintern.models.config import DecoderConfig
 from pintern.models.experts import Routed
 from pintern.models.layers import INIT_STD, LayerAdapter, Linear, norm_of
+from pintern.models.sharding import gathered, split_hidden, split_vocab, whole_slots
 from pintern.models.views import views_of
 
 
@@ -89,7 +90,7 @@ class Decoder(nnx.Module):
 
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch embed"]:
         """Token embeddings, scaled as the family does, without positions. Soft prompts are such."""
-        embedded = self.embedding[...][tokens]
+        embedded = gathered(self.embedding[...], "embedding")[tokens]
         if self.config.embedding_scale == 1.0:
             return embedded
         return embedded * jnp.asarray(self.config.embedding_scale, embedded.dtype)
@@ -124,6 +125,7 @@ class Decoder(nnx.Module):
             hidden = hidden + self.position_table[...][safe + self.config.position_offset]
         if self.embedding_norm is not None:
             hidden = self.embedding_norm(hidden)
+        hidden = split_hidden(hidden)
 
         row_positions = write_slots(cache.row_positions, positions, cache.length, axis=2)
         view, local_view = views_of(self.config, positions, row_positions, cache)
@@ -147,6 +149,7 @@ class Decoder(nnx.Module):
 
             def attend(x: Array) -> tuple[Array, KV]:
                 q, new = block.attention.project(x, rotary, share)
+                new = KV(whole_slots(new.keys), whole_slots(new.values))
                 own = (
                     new
                     if xs.rows is None
@@ -158,7 +161,7 @@ class Decoder(nnx.Module):
                 return block.attention.output(mixed, share), own
 
             hidden, own, routed = block(hidden, attend, share, real)
-            return hidden, (own, routed)
+            return split_hidden(hidden), (own, routed)
 
         body = jax.checkpoint(layer) if self.remat else layer
         windowed = jnp.asarray(self.config.windowed) if self.config.windowed else None
@@ -181,10 +184,10 @@ class Decoder(nnx.Module):
         if self.project_out is not None:
             hidden = hidden @ self.project_out[...].astype(hidden.dtype)
         if self.head is None:
-            out = hidden @ self.embedding[...].T.astype(hidden.dtype)
+            out = hidden @ gathered(self.embedding[...], "embedding").T.astype(hidden.dtype)
         else:
-            out = hidden @ self.head[...].astype(hidden.dtype)
-        out = out.astype(jnp.float32)
+            out = hidden @ gathered(self.head[...], "head").astype(hidden.dtype)
+        out = split_vocab(out.astype(jnp.float32))
         cap = self.config.logit_cap
         return out if cap is None else cap * jnp.tanh(out / cap)
 

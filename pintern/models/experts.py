@@ -14,11 +14,13 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
 from pintern.models.layers import ACTIVATIONS, INIT_STD
+from pintern.models.sharding import ROWS, gathered, rows_over
 
 
 @flax.struct.dataclass
@@ -76,12 +78,12 @@ class Experts(nnx.Module):
         weights = weights / weights.sum(-1, keepdims=True)
 
         kernels = Kernels(
-            _in_dtype(self.gate, self.gate_scale, x.dtype),
-            _in_dtype(self.up, self.up_scale, x.dtype),
-            _in_dtype(self.down, self.down_scale, x.dtype),
+            _in_dtype("gate", self.gate, self.gate_scale, x.dtype),
+            _in_dtype("up", self.up, self.up_scale, x.dtype),
+            _in_dtype("down", self.down, self.down_scale, x.dtype),
         )
         pairs = jnp.repeat(flat, self.each, axis=0)
-        out = _experts(self.activation, kernels, pairs, chosen.reshape(-1))
+        out = _on_own_tokens(self.activation, kernels, pairs, chosen.reshape(-1))
         out = out.reshape(-1, self.each, x.shape[-1]) * weights[..., None].astype(x.dtype)
 
         counted = real.reshape(-1, 1).astype(jnp.float32)
@@ -103,18 +105,44 @@ def balance_loss(routed: Routed) -> Float[Array, ""]:
     return routed.sent.shape[-1] * jnp.sum(sent * probability)
 
 
-def _in_dtype(kernel: nnx.Param, scale: nnx.Param | None, dtype: DTypeLike) -> Array:
+def _in_dtype(name: str, param: nnx.Param, scale: nnx.Param | None, dtype: DTypeLike) -> Array:
+    kernel = gathered(param[...], f"blocks.mlp.{name}")
     if scale is None:
-        return kernel[...].astype(dtype)
-    return (kernel[...].astype(jnp.float32) * scale[...][:, None]).astype(dtype)
+        return kernel.astype(dtype)
+    return (kernel.astype(jnp.float32) * scale[...][:, None]).astype(dtype)
 
 
 class Kernels(NamedTuple):
     """The experts' matrices."""
 
-    gate: Float[Array, "expert model inner"]
-    up: Float[Array, "expert model inner"]
-    down: Float[Array, "expert inner model"]
+    gate: Float[Array, "expert model inner"] | PartitionSpec
+    up: Float[Array, "expert model inner"] | PartitionSpec
+    down: Float[Array, "expert inner model"] | PartitionSpec
+
+
+def _on_own_tokens(activation: str, kernels: Kernels, x: Array, expert_of: Array) -> Array:
+    """`_experts`, where each device of a mesh sorts the tokens that it has.
+
+    The compiler, which can't split a sort, would have every device do all of them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return _experts(activation, kernels, x, expert_of)
+    rows = ROWS if x.shape[0] % rows_over(mesh) == 0 else None
+    inner = "tensor" if kernels.gate.shape[-1] % mesh.shape["tensor"] == 0 else None
+
+    def on_device(kernels: Kernels, x: Array, expert_of: Array) -> Array:
+        out = _experts(activation, kernels, x, expert_of)
+        return out if inner is None else jax.lax.psum(out, inner)
+
+    into, back = PartitionSpec(None, None, inner), PartitionSpec(None, inner, None)
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(Kernels(into, into, back), PartitionSpec(rows), PartitionSpec(rows)),
+        out_specs=PartitionSpec(rows),
+        check_vma=False,  # `custom_vmap` and `custom_vjp` say nothing of what varies
+    )(kernels, x, expert_of)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

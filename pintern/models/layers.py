@@ -9,6 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from pintern.adapters.adapter import LoraPair
 from pintern.models.config import DecoderConfig
+from pintern.models.sharding import gathered
 
 INIT_STD = 0.02
 ACTIVATIONS = {
@@ -82,7 +83,8 @@ class Linear(nnx.Module):
         self, x: Float[Array, "*batch in"], adapter: LayerAdapter
     ) -> Float[Array, "*batch out"]:
         """Maps `[..., in]` to `[..., out]` in the dtype of `x`."""
-        y = matmul(x, self.kernel[...].astype(x.dtype))
+        kernel = gathered(self.kernel[...], f"blocks.{self.name}.kernel")
+        y = matmul(x, kernel.astype(x.dtype))
         if self.kernel_scale is not None:
             y = (y * self.kernel_scale[...]).astype(x.dtype)
         if self.bias is not None:

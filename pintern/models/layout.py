@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from pintern.models.config import DecoderConfig
 from pintern.models.decoder import Decoder
 from pintern.models.families import Family
+from pintern.models.sharding import fetch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def places_of(family: Family, config: DecoderConfig) -> list[Place]:
 
 def stored_tensor(weights: Mapping[str, Any], place: Place, dtype: DTypeLike) -> np.ndarray:
     """One tensor as the file holds it."""
-    array = np.asarray(weights[place.path][place.index]).astype(dtype)
+    array = fetch(weights[place.path][place.index]).astype(dtype)
     return np.ascontiguousarray(array.T if place.transpose else array)
 
 

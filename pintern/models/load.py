@@ -29,7 +29,8 @@ from pintern.models.layout import (
     tensor_digest,
 )
 from pintern.models.quantize import dequantize, hold_in_int8, kernel_paths
-from pintern.models.stream import ShardingOf, Stacks, on_one_device
+from pintern.models.sharding import ShardingOf, on_one_device
+from pintern.models.stream import Stacks
 
 
 @dataclasses.dataclass(frozen=True)

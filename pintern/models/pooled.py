@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from pintern.errors import UserError
 from pintern.models.decoder import Decoder
+from pintern.models.sharding import fetch
 
 # Slots of a batch: rows times width.
 _SLOTS = 4096
@@ -63,7 +64,7 @@ def pooled_states_of(
                     ids = [*bos, *texts[text]]
                     tokens[0, row, : len(ids)] = ids
                     positions[0, row, : len(ids)] = np.arange(len(ids))
-                found[chosen] = np.asarray(pool(state, tokens, positions))[: len(chosen)]
+                found[chosen] = fetch(pool(state, tokens, positions))[: len(chosen)]
         return found
 
     return states

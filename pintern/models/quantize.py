@@ -22,6 +22,7 @@ from pintern.errors import UserError
 from pintern.models.decoder import Decoder
 from pintern.models.experts import Experts
 from pintern.models.layers import Linear
+from pintern.models.sharding import fetch
 
 _LARGEST = 127
 # Outputs of a kernel that are quantised at a time.
@@ -70,7 +71,7 @@ def quantize(decoder: Decoder) -> None:
     if is_quantized(decoder):
         raise UserError("This base is quantised already.", "Quantise it once, when it is loaded.")
     for module, name in _kernels(decoder):
-        held, scale = quantize_kernel(np.asarray(getattr(module, name).get_value()))
+        held, scale = quantize_kernel(fetch(getattr(module, name).get_value()))
         _hold(module, name, jnp.asarray(held), jnp.asarray(scale))
 
 

@@ -8,21 +8,33 @@ axis that the mesh doesn't divide evenly stays whole.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    Sharding,
+    SingleDeviceSharding,
+)
+from jaxtyping import Array, Float
 
 from pintern.errors import UserError
-from pintern.models.decoder import Decoder
-from pintern.models.stream import ShardingOf
 
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # what a batch's rows are split over
 RULES = {"model": "fsdp", "inner": "tensor", "vocab": "tensor"}
+
+# Parameter path and shape to where it lies, on all devices that hold a part of it.
+ShardingOf = Callable[[str, tuple[int, ...]], Sharding]
 
 # Path of a parameter to the names of its last axes; the first pattern that matches counts.
 _LOGICAL: tuple[tuple[str, tuple[str | None, ...]], ...] = (
@@ -36,6 +48,11 @@ _LOGICAL: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"blocks\.mlp\.(gate|up)|blocks\..*\.kernel", ("model", "inner")),
     (r"blocks\.mlp\.(gate|up)_scale|blocks\..*\.kernel_scale", ("inner",)),
 )
+
+
+def on_one_device(path: str, shape: tuple[int, ...]) -> Sharding:
+    """Everything on the default device."""
+    return SingleDeviceSharding(jax.devices()[0])
 
 
 def make_mesh(sizes: Mapping[str, int]) -> Mesh:
@@ -66,20 +83,23 @@ def sharding_of(mesh: Mesh) -> ShardingOf:
     """Where each parameter of a decoder lies."""
 
     def of(path: str, shape: tuple[int, ...]) -> NamedSharding:
-        names = next((n for pattern, n in _LOGICAL if re.fullmatch(pattern, path)), ())
-        axes = [RULES.get(name) if name else None for name in names]
-        whole = (None,) * (len(shape) - len(axes))
-        return NamedSharding(mesh, PartitionSpec(*whole, *_dividing(mesh, axes, shape)))
+        return NamedSharding(mesh, _spec(mesh, path, shape))
 
     return of
 
 
-def mesh_of(decoder: Decoder) -> Mesh:
-    """The mesh that a loaded decoder lies on; of its one device, where it was given none."""
-    sharding = decoder.embedding.get_value().sharding
-    if isinstance(sharding, NamedSharding):
-        return sharding.mesh
-    (device,) = sharding.device_set
+def _spec(mesh: Mesh | AbstractMesh, path: str, shape: tuple[int, ...]) -> PartitionSpec:
+    names = next((n for pattern, n in _LOGICAL if re.fullmatch(pattern, path)), ())
+    axes = [RULES.get(name) if name else None for name in names]
+    whole = (None,) * (len(shape) - len(axes))
+    return PartitionSpec(*whole, *_dividing(mesh, axes, shape))
+
+
+def mesh_of(parameter: jax.Array) -> Mesh:
+    """The mesh that a parameter lies on; of its one device, where it was given none."""
+    if isinstance(parameter.sharding, NamedSharding):
+        return parameter.sharding.mesh
+    (device,) = parameter.sharding.device_set
     return Mesh(np.array(device).reshape(1, 1, 1), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -102,7 +122,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def rows_over(mesh: Mesh) -> int:
+def rows_over(mesh: Mesh | AbstractMesh) -> int:
     """How many devices the rows of a batch are split over."""
     return math.prod(mesh.shape[axis] for axis in ROWS)
 
@@ -112,8 +132,88 @@ def rows_sharding(mesh: Mesh, row_axis: int) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*(None,) * row_axis, ROWS))
 
 
+def fetch(array: jax.Array | np.ndarray) -> np.ndarray:
+    """The whole array on this host, from wherever its parts lie; every process has to ask."""
+    here = not isinstance(array, jax.Array) or array.is_fully_addressable
+    if here or array.is_fully_replicated:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+
+
+# ── what is computed on the way: these say where it lies while a function is traced for a mesh ──
+
+
+def traced_on(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, in which `split_hidden` and its like hold. On one device they say nothing."""
+    if mesh.size == 1:
+        return function
+
+    @functools.wraps(function)
+    def on_mesh(*args: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return on_mesh
+
+
+def gathered(parameter: Float[Array, ...], path: str) -> Float[Array, ...]:
+    """A parameter as it is used: gathered over `fsdp`, of one layer at a time in the scan.
+
+    Left to itself the compiler would move activations instead where they are the smaller, logits
+    among them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return parameter
+    spec = _spec(mesh, path, parameter.shape)
+    spec = PartitionSpec(*(None if axis == "fsdp" else axis for axis in spec))
+    return jax.lax.with_sharding_constraint(parameter, spec)
+
+
+def split_hidden(
+    hidden: Float[Array, "group row slot model"],
+) -> Float[Array, "group row slot model"]:
+    """The residual stream, split by rows; by slots where the rows don't go round (a prefix)."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return hidden
+    parts = rows_over(mesh)
+    axes: tuple[Any, ...] = (None, None, ROWS) if hidden.shape[2] % parts == 0 else ()
+    if hidden.shape[1] % parts == 0:
+        axes = (None, ROWS)
+    return jax.lax.with_sharding_constraint(hidden, PartitionSpec(*axes))
+
+
+def whole_slots(
+    kv: Float[Array, "group kv_head row slot dim"],
+) -> Float[Array, "group kv_head row slot dim"]:
+    """Keys or values, split by heads and rows: whoever looks at them looks at every slot."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return kv
+    heads = "tensor" if kv.shape[1] % mesh.shape["tensor"] == 0 else None
+    rows = ROWS if kv.shape[2] % rows_over(mesh) == 0 else None
+    return jax.lax.with_sharding_constraint(kv, PartitionSpec(None, heads, rows))
+
+
+def split_vocab(
+    logits: Float[Array, "*batch vocab"],
+) -> Float[Array, "*batch vocab"]:
+    """Logits, split by rows and by the vocabulary: they are never whole anywhere."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or logits.ndim != 4:
+        return logits
+    rows = ROWS if logits.shape[1] % rows_over(mesh) == 0 else None
+    vocab = "tensor" if logits.shape[-1] % mesh.shape["tensor"] == 0 else None
+    return jax.lax.with_sharding_constraint(logits, PartitionSpec(None, rows, None, vocab))
+
+
 def _dividing(
-    mesh: Mesh, axes: tuple[str | None, ...] | list[str | None], shape: tuple[int, ...]
+    mesh: Mesh | AbstractMesh,
+    axes: tuple[str | None, ...] | list[str | None],
+    shape: tuple[int, ...],
 ) -> list[str | None]:
     sizes = shape[len(shape) - len(axes) :]
     return [

@@ -14,19 +14,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jax.typing import DTypeLike
 
 from pintern.models.layout import Place
 from pintern.models.quantize import quantize_kernel
-
-# Parameter path and shape to where it lies, on all devices that hold a part of it.
-ShardingOf = Callable[[str, tuple[int, ...]], Sharding]
-
-
-def on_one_device(path: str, shape: tuple[int, ...]) -> Sharding:
-    """Everything on the default device."""
-    return SingleDeviceSharding(jax.devices()[0])
+from pintern.models.sharding import ShardingOf
 
 
 class Stacks:

@@ -8,6 +8,7 @@ import numpy as np
 
 from pintern.errors import UserError
 from pintern.models.decoder import Decoder
+from pintern.models.sharding import fetch
 
 
 def surprisal_of(decoder: Decoder, bos: Sequence[int]) -> Callable[[Sequence[int]], np.ndarray]:
@@ -34,7 +35,7 @@ def surprisal_of(decoder: Decoder, bos: Sequence[int]) -> Callable[[Sequence[int
             rows = jax.nn.log_softmax(decoder.logits(part), axis=-1)
             following = tokens[start + 1 : start + 1 + part.shape[0]]
             log_probs.append(jnp.take_along_axis(rows, following[:, None], axis=-1)[:, 0])
-        found = -np.concatenate([np.asarray(p) for p in log_probs]) / np.log(2)
+        found = -np.concatenate([fetch(p) for p in log_probs]) / np.log(2)
         if not bos:
             found = np.concatenate([[np.log2(decoder.config.vocab_size)], found])
         return found

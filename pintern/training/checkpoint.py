@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState
+from pintern.distributed import agree, is_first
 from pintern.errors import UserError
 from pintern.training.step import TrainState
 
@@ -61,8 +62,7 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 2, writes: bool = True):
         self._directory = Path(directory).absolute()
         self._keep, self._writes = keep, writes
-        self._first = jax.process_index() == 0  # the one that makes and removes folders
-        if writes and self._first:
+        if writes and is_first():
             try:
                 self._directory.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -107,12 +107,7 @@ class Checkpoints:
         """
         if not minutes:
             return False
-        past = time.monotonic() - self._saved_at >= 60 * minutes
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            past = bool(multihost_utils.broadcast_one_to_all(np.array(past)))
-        return past
+        return agree(time.monotonic() - self._saved_at >= 60 * minutes)
 
     def save(self, step: int, state: TrainState, curriculum: AdaptiveState) -> None:
         """Begins to write the state after `step` optimizer steps; training may go on meanwhile.
@@ -154,7 +149,7 @@ class Checkpoints:
     def discard(self, step: int) -> None:
         """Removes the checkpoint of `step`, if there is one: it turned out to be no good."""
         self.wait()
-        if self._first:
+        if is_first():
             remove_checkpoint(self._directory, step)
         self._steps = [kept for kept in self._steps if kept != step]
 
@@ -206,12 +201,12 @@ class Checkpoints:
         if not self._writes:
             return
         old = self._steps[: -self._keep]
-        for step in old if self._first else ():
+        for step in old if is_first() else ():
             remove_checkpoint(self._directory, step)
         self._steps = self._steps[-self._keep :]
 
     def _unwritten(self, step: int, error: Exception) -> UserError:
-        if self._first:  # room for what is left of it may be what the others need
+        if is_first():  # room for what is left of it may be what the others need
             for left in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -15,13 +15,14 @@ from ml_collections import ConfigDict
 from pintern.assemble import Parts, assemble, new_adapter, split_decoder
 from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
+from pintern.distributed import agree, any_of, first_before_others, is_first
 from pintern.errors import UserError
-from pintern.models.sharding import mesh_of, rows_over
+from pintern.models.sharding import mesh_of, rows_over, traced_on
 from pintern.progress import Progress
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
-from pintern.training.placement import place, place_batch, state_shardings
+from pintern.training.placement import abstract_batch, place, place_batch, state_shardings
 from pintern.training.probe import probe_score
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
@@ -68,16 +69,21 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     """
     check_trains(config)
     # ── the run and its parts ──
-    resumed = claim(workdir, config, free=True, on_request="config" in allow_changed)
+    on_request = "config" in allow_changed
+    resumed = agree(
+        first_before_others(lambda: claim(workdir, config, free=True, on_request=on_request))
+    )
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_rows(parts)
-    check_base(workdir, parts.checkpoint, may_change="base" in allow_changed)
-    parts.prompts.write(workdir / "prompts")
-    if not resumed:
+    may_change = "base" in allow_changed
+    first_before_others(lambda: check_base(workdir, parts.checkpoint, may_change=may_change))
+    if is_first():
+        parts.prompts.write(workdir / "prompts")
+    if not resumed and is_first():
         print(parts.prompts.schedule_table())
-    if parts.prompts.task.note:
+    if parts.prompts.task.note and is_first():
         print(parts.prompts.task.note)
     graph, base = split_decoder(parts.checkpoint)
     curriculum = parts.prompts.curriculum
@@ -91,7 +97,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     optimizer = make_optimizer(config.train)
     adapter = new_adapter(parts)
     state = TrainState(adapter, optimizer.init(adapter))
-    mesh = mesh_of(parts.checkpoint.decoder)
+    mesh = mesh_of(parts.checkpoint.decoder.embedding[...])
     laid = state_shardings(mesh, optimizer, state)
     state = place(state, laid)
     stage = AdaptiveState()
@@ -99,12 +105,13 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     step = 0
     if resumed and checkpoints.latest is not None:
         step, state, stage = checkpoints.restore(state)
-    for change in record_changes(workdir, config, parts.checkpoint, step=step):
-        print(f"From step {step} on, {change}.")
+    if is_first():
+        for change in record_changes(workdir, config, parts.checkpoint, step=step):
+            print(f"From step {step} on, {change}.")
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
-        make_step(graph, optimizer, **loss_options(config)),
+        traced_on(mesh, make_step(graph, optimizer, **loss_options(config))),
         donate=(0,),
         out_shardings=(laid, None),
     )
@@ -113,21 +120,24 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     def prepare(level: Level) -> None:
         for shape, batch in data.programs(level):
             taught = teacher is not None
-            given = (state, base, place_batch(mesh, batch), teacher, root)
-            programs.prepare((taught, shape), *abstract(given))
+            state_, base_, teacher_, key = abstract((state, base, teacher, root))
+            programs.prepare(
+                (taught, shape), state_, base_, abstract_batch(mesh, batch), teacher_, key
+            )
 
     # ── the loop ──
     rates = learning_rate(config.train)
     recorder = Recorder(workdir, first_step=step)
     pending: list[dict[str, Any]] = []
     prepared: int | None = None
+    ended = False
     with (
         closing(programs),
         checkpoints,
         sigterm() as stop,
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
-        while step < config.train.steps and not stop:
+        while step < config.train.steps and not ended:
             if curriculum.must_look(step, stage):
                 here, following = curriculum.levels[stage.stage : stage.stage + 2]
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
@@ -159,13 +169,15 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
             row = step_row(step, level, batch, padding, float(rates(step)))
             pending.append(row | metrics)
             step += 1
-            log = step % config.train.log_every == 0
             save = step % config.checkpoint.every == 0
-            save = save or (log and checkpoints.due(config.checkpoint.minutes))
-            if save or log:
+            meeting = save or step % config.train.log_every == 0
+            save = save or (meeting and checkpoints.due(config.checkpoint.minutes))
+            if meeting:
                 _flush(pending, recorder, programs, data, checkpoints)
             if save:
                 checkpoints.save(step, state, stage)
+            # Several processes can only stop at the same step, which they agree on where they meet.
+            ended = any_of(bool(stop)) if meeting or jax.process_count() == 1 else False
             loss = "–" if recorder.last_loss is None else f"{recorder.last_loss:.3f}"
             bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss}")
         # Here and not in the loop: a signal may come between its last line and its condition.
@@ -187,7 +199,7 @@ def check_trains(config: ConfigDict) -> None:
 
 def check_rows(parts: Parts) -> None:
     """Refuses a micro-batch whose rows can't be split evenly over the devices."""
-    fields, mesh = parts.config.train, mesh_of(parts.checkpoint.decoder)
+    fields, mesh = parts.config.train, mesh_of(parts.checkpoint.decoder.embedding[...])
     rows, devices = fields.batch_rows // fields.accumulate, rows_over(mesh)
     if rows % devices:
         raise UserError(

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models.sharding import lora_sharding, replicated, rows_sharding
@@ -44,23 +44,48 @@ def state_shardings(
     return TrainState(of_adapter, of_optimizer)
 
 
-def place_batch(mesh: Mesh, batch: TrainBatch) -> TrainBatch:
-    """Rows split over the devices, the prefix on all of them.
+def of_members(shardings: TrainState) -> TrainState:
+    """The same for a population, whose leaves have a member axis in front."""
+    return jax.tree.map(
+        lambda one: NamedSharding(one.mesh, PartitionSpec(None, *one.spec)), shardings
+    )
 
-    Every process makes the whole batch, which is a pure function of the step, and hands its own
-    devices their part of it.
+
+def batch_shardings(mesh: Mesh, batch: TrainBatch, *, members: bool = False) -> TrainBatch:
+    """Rows are split over the devices; the prefix is whole on all of them.
+
+    Args:
+      mesh: the devices.
+      batch: arrays or shapes, with axes micro-batch, group, row.
+      members: whether there is a member axis in front of these.
     """
-    rows = rows_sharding(mesh, row_axis=2)  # behind micro-batch and group
+    rows = rows_sharding(mesh, row_axis=3 if members else 2)
     whole = replicated(mesh)
 
     def of(one: Batch) -> Batch:
         split = jax.tree.map(lambda _: rows, one)
         return split.replace(prefix_tokens=whole, prefix_valid=whole)
 
-    shardings = TrainBatch(
-        of(batch.student), rows, None if batch.teacher is None else of(batch.teacher)
+    teacher = None if batch.teacher is None else of(batch.teacher)
+    return TrainBatch(of(batch.student), rows, teacher)
+
+
+def place_batch(mesh: Mesh, batch: TrainBatch, *, members: bool = False) -> TrainBatch:
+    """The batch, laid out.
+
+    Every process makes the whole batch, which is a pure function of the step, and hands its own
+    devices their part of it.
+    """
+    return place(batch, batch_shardings(mesh, batch, members=members))
+
+
+def abstract_batch(mesh: Mesh, batch: TrainBatch, *, members: bool = False) -> TrainBatch:
+    """Shapes of the batch as `place_batch` lays it out."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        batch,
+        batch_shardings(mesh, batch, members=members),
     )
-    return place(batch, shardings)
 
 
 def place(tree: Any, shardings: Any) -> Any:

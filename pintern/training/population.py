@@ -21,12 +21,15 @@ from ml_collections import ConfigDict
 from pintern.assemble import Parts, new_adapter, split_decoder
 from pintern.config import validate
 from pintern.curriculum import AdaptiveState, Level
+from pintern.errors import UserError
+from pintern.models.sharding import mesh_of, traced_on
 from pintern.progress import Progress
 from pintern.training.batches import padding_share
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.joint_parts import assemble_members
 from pintern.training.loop import (
+    check_rows,
     check_trains,
     is_finite,
     keep_stage,
@@ -44,6 +47,13 @@ from pintern.training.members import (
     read_diverged,
     select_group,
     write_diverged,
+)
+from pintern.training.placement import (
+    abstract_batch,
+    of_members,
+    place,
+    place_batch,
+    state_shardings,
 )
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
@@ -76,6 +86,11 @@ def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) ->
       UserError: configs that can't train together, and whatever `loop.train` refuses.
     """
     check_members(configs, workdirs)
+    if jax.process_count() > 1:
+        raise UserError(
+            f"A population trains in one process; there are {jax.process_count()}.",
+            "Start it as one, with all devices of its machine; or train the members one by one.",
+        )
     for config in configs:
         check_trains(validate(config))
     resumed = [claim(path, config) for config, path in zip(configs, workdirs, strict=True)]
@@ -126,6 +141,7 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     # ── the members and their parts: one base for all ──
     config = configs[0]
     parts = assemble_members(configs, workdirs, resumed)
+    check_rows(parts[0])
     graph, base = split_decoder(parts[0].checkpoint)
     curriculum = parts[0].prompts.curriculum
 
@@ -141,17 +157,25 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
         _Member(p, path, data, step, len(parts))
         for p, path, data in zip(parts, workdirs, datas, strict=True)
     ]
-    state = stack([_restore(member, step) for member in members])
+    mesh = mesh_of(parts[0].checkpoint.decoder.embedding[...])
+    states = [_restore(member, step) for member in members]
+    laid = of_members(state_shardings(mesh, make_optimizer(config.train), states[0]))
+    state = place(stack(states), laid)
     keys = jnp.stack([member.key for member in members])
     rates = rates_of(configs)
     data = PopulationData(datas)
 
     # ── programs: one a level, this level's and the next one's in the background ──
-    programs = Programs(make_population_step(graph, config, own_teachers=awaited), donate=(0,))
+    programs = Programs(
+        traced_on(mesh, make_population_step(graph, config, own_teachers=awaited)),
+        donate=(0,),
+        out_shardings=(laid, None),
+    )
 
     def prepare(level: Level) -> None:
-        given = abstract((state, base)), data.abstract(level), abstract((teacher, keys, rates))
-        programs.prepare((teacher is not None, level), *given[0], given[1], *given[2])
+        given = abstract((state, base)), abstract((teacher, keys, rates))
+        shapes = abstract_batch(mesh, data.abstract(level), members=True)
+        programs.prepare((teacher is not None, level), *given[0], shapes, *given[1])
 
     # ── the loop ──
     pending: list[tuple[list[dict[str, Any]], dict[str, jax.Array]]] = []
@@ -171,7 +195,7 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
                 if config.checkpoint.stages:
                     _keep_stages(members, step, state)
                 if config.train.reset_optimizer:
-                    state = state._replace(optimizer=reset_moments(state.optimizer))
+                    state = place(state._replace(optimizer=reset_moments(state.optimizer)), laid)
             if awaited and curriculum.stages[number].level != curriculum.levels[0]:
                 _flush(pending, members, programs)
                 if not any(member.goes_on for member in members):
@@ -191,7 +215,8 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
             batches, each = data.batch(step, level)
             program = programs.get((teacher is not None, level))
             step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-            state, metrics = program(state, base, batches, teacher, step_keys, rates)
+            placed = place_batch(mesh, batches, members=True)
+            state, metrics = program(state, base, placed, teacher, step_keys, rates)
             rows = [
                 step_row(
                     step, level, batch, padding_share(batch.student), float(member.rates(step))

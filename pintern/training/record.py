@@ -1,4 +1,5 @@
-"""What a run writes down: metrics that repeat bit for bit, and timings that don't.
+"""What a run writes down: metrics that repeat bit for bit, and timings that don't. Of several
+processes the first one writes.
 
 `metrics.jsonl` has a line per step and is the same in a resumed and an uninterrupted run;
 `timings.jsonl` has rates, compilations and stalls; TensorBoard shows both.
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pintern.distributed import is_first
 from pintern.files import writing
 from pintern.training.programs import Programs
 from pintern.training.workdir import JsonLines
@@ -29,16 +31,22 @@ class Recorder:
     """
 
     def __init__(self, workdir: Path, *, first_step: int, sharing: int = 1):
-        self._metrics = JsonLines(workdir / "metrics.jsonl", before=first_step)
-        self._timings = JsonLines(workdir / "timings.jsonl", before=first_step)
-        self._board = Board(workdir / "tensorboard", first_step=first_step)
         self._since, self._sharing = time.perf_counter(), sharing
         self._tokens, self._steps, self._last = 0, 0, {}
         self._levels: dict[str, float] = {}
         self.last_loss: float | None = None
+        self._writes = is_first()
+        if not self._writes:
+            return
+        self._metrics = JsonLines(workdir / "metrics.jsonl", before=first_step)
+        self._timings = JsonLines(workdir / "timings.jsonl", before=first_step)
+        self._board = Board(workdir / "tensorboard", first_step=first_step)
 
     def write(self, row: dict[str, Any]) -> None:
         """One step's metrics."""
+        self.last_loss = row["loss"]
+        if not self._writes:
+            return
         self._metrics.write(**row)
         for name in _SHOWN:
             if name in row:
@@ -46,7 +54,6 @@ class Recorder:
         self._tokens += row["tokens"]
         self._steps += 1
         self._last = row
-        self.last_loss = row["loss"]
 
     def timing(self, programs: Programs) -> None:
         """Rates since the last call."""
@@ -72,6 +79,8 @@ class Recorder:
 
     def close(self, programs: Programs) -> None:
         """Writes what is left and closes the files."""
+        if not self._writes:
+            return
         self.timing(programs)
         for file in (self._metrics, self._timings, self._board):
             file.close()

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, assemble, fresh_adapter
-from pintern.config import trains
+from pintern.config import default_config, trains
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import check_base
@@ -26,6 +26,8 @@ def restore_run(
       base: leave the adapter out and look at no checkpoint; the step is then 0. So it is for a
         config that trains nothing.
     """
+    # It was trained on another mesh, perhaps: here it lies on whatever devices there are.
+    config.mesh = default_config().mesh
     parts = assemble(config, prompts_directory=workdir and workdir / "prompts")
     if workdir is not None:
         check_base(workdir, parts.checkpoint)

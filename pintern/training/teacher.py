@@ -20,6 +20,7 @@ import numpy as np
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context, split_decoder
 from pintern.curriculum import AdaptiveState
+from pintern.distributed import agree, is_first
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
 from pintern.evaluation.run import sampling_of
@@ -102,7 +103,7 @@ def answer_log(
     Which queries: `config.distill.unlabelled` of them, drawn by the seed.
     """
     path = workdir / "teacher.jsonl"
-    if path.exists():
+    if agree(path.exists()):
         return [Example(**json.loads(line)) for line in path.read_text().splitlines()]
     config, prompts = parts.config, parts.prompts
     asked = _drawn_queries(parts)
@@ -122,7 +123,9 @@ def answer_log(
         for example, ids in zip(asked, made, strict=True)
     ]
     answered = [example for example in answered if example.completion]
-    write_atomically(path, "".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in answered))
+    lines = "".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in answered)
+    if is_first():
+        write_atomically(path, lines)
     return answered
 
 
