@@ -17,7 +17,6 @@ Started by `launch` as several processes, it connects with the others first.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -36,13 +35,16 @@ def main(_: list[str]) -> None:
     """Trains the config's run."""
     config = cli.config_from_flags()
     distributed.initialize()
+    from pintern.remote import local_workdir
     from pintern.training.loop import train
 
-    workdir = Path(WORKDIR.value)
-    if train(config, workdir, allow_changed=ALLOW_CHANGED.value):
-        print(f"Trained. Next: python -m pintern.evaluate --workdir={workdir}")
+    name = WORKDIR.value
+    with local_workdir(name, trains=True) as workdir:
+        complete = train(config, workdir, allow_changed=ALLOW_CHANGED.value)
+    if complete:
+        print(f"Trained. Next: python -m pintern.evaluate --workdir={name}")
     else:
-        print(f"Stopped by a signal; saved in {workdir}. The same command goes on from there.")
+        print(f"Stopped by a signal; saved in {name}. The same command goes on from there.")
         sys.exit(distributed.stopped_status())
 
 
