@@ -138,3 +138,30 @@ def test_a_local_folder_is_worked_on_itself_and_several_processes_are_refused(
         local_workdir("memory://a/b", trains=True),
     ):
         pass
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store_is_resumed_scored_and_exported(tmp_path):
+    import shutil
+
+    import tiny
+
+    url = f"file://{tmp_path}/bucket/run"
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "begun")
+    shutil.rmtree(run / "checkpoints" / "8")
+    with local_workdir(url, trains=True) as here:
+        shutil.copytree(run, here)
+    file = tiny.config_file(tmp_path, tiny.config())
+    for command in (
+        ("-m", "pintern.train", f"--config={file}"),
+        ("-m", "pintern.evaluate"),
+        ("-m", "pintern.export", f"--out={tmp_path / 'out'}"),
+    ):
+        code, _, err = tiny.run(*command, f"--workdir={url}")
+        assert code == 0, (command, err)
+    store = tmp_path / "bucket" / "run"
+    whole = tiny.trained_run()
+    assert (store / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert {p.name for p in (store / "checkpoints").glob("*.whole")} == {"6.whole", "8.whole"}
+    assert (store / "eval" / "8" / "scores.json").is_file()
+    assert any((tmp_path / "out").iterdir())
