@@ -133,8 +133,8 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     ended = False
     with (
         closing(programs),
-        checkpoints,
         sigterm() as stop,
+        checkpoints,
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
         while step < config.train.steps and not ended:

@@ -182,8 +182,8 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     prepared: int | None = None
     with (
         closing(programs),
-        ExitStack() as held,
         sigterm() as stop,
+        ExitStack() as held,
         Progress(f"{config.name} × {len(parts)}", config.train.steps, done=step) as bar,
     ):
         for member in members:
