@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Collection, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pintern.training.placement import abstract_batch, place, place_batch, state
 from pintern.training.probe import probe_score
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
+from pintern.training.signals import sigterm
 from pintern.training.step import (
     Teacher,
     TrainBatch,
@@ -296,20 +296,3 @@ def not_finite(row: dict[str, Any], data: TrainingData) -> tuple[str, str]:
         "The last good checkpoint is kept. Lower config.train.learning_rate, or look at these "
         "examples.",
     )
-
-
-@contextmanager
-def sigterm() -> Iterator[list[int]]:
-    """A list that stays empty until SIGTERM (or SIGINT) asks to stop."""
-    received: list[int] = []
-    signals = (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = [signal.signal(s, lambda number, _: received.append(number)) for s in signals]
-    except ValueError:  # not the main thread: the caller deals with signals
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

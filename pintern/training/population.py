@@ -35,7 +35,6 @@ from pintern.training.loop import (
     keep_stage,
     load_data,
     not_finite,
-    sigterm,
     step_row,
 )
 from pintern.training.members import (
@@ -57,6 +56,7 @@ from pintern.training.placement import (
 )
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
+from pintern.training.signals import sigterm
 from pintern.training.stacking import (
     PopulationData,
     make_population_step,
