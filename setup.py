@@ -19,6 +19,7 @@ setup(
         "bm25s",
         "datasets",
         "flax>=0.12.8,!=0.12.9",
+        "fsspec",
         "huggingface_hub",
         "jax>=0.10",
         "jaxtyping",
@@ -43,6 +44,8 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "plan": ["jax[tpu]"],  # the TPU's compiler alone, in the version that this JAX goes with
+        "gcs": ["gcsfs"],
+        "s3": ["s3fs"],
         "dense": ["sentence-transformers"],
         # Its constructor is replaced (pintern/prompts/compressors/llmlingua.py), hence one version.
         "llmlingua": ["llmlingua==0.2.2"],

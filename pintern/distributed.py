@@ -80,12 +80,12 @@ def initialize() -> None:
 
 def is_first() -> bool:
     """Whether this is the process that writes what is written once."""
-    return _count() == 1 or _jax().process_index() == 0
+    return count() == 1 or _jax().process_index() == 0
 
 
 def agree(value: bool) -> bool:
     """The first process's answer, on all of them: what they read of a folder may differ in time."""
-    if _count() == 1:
+    if count() == 1:
         return value
     from jax.experimental import multihost_utils
 
@@ -94,7 +94,7 @@ def agree(value: bool) -> bool:
 
 def any_of(value: bool) -> bool:
     """Whether any process says so; every one has to ask at the same point."""
-    if _count() == 1:
+    if count() == 1:
         return value
     from jax.experimental import multihost_utils
 
@@ -103,7 +103,7 @@ def any_of(value: bool) -> bool:
 
 def first_before_others(function: Callable[[], T]) -> T:
     """Calls it in the first process, and then in the others, which find what that one wrote."""
-    if _count() == 1:
+    if count() == 1:
         return function()
     from jax.experimental import multihost_utils
 
@@ -151,7 +151,8 @@ def _jax() -> Any:
     return jax
 
 
-def _count() -> int:
+def count() -> int:
+    """How many processes train together."""
     return _jax().process_count()
 
 

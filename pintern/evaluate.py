@@ -53,10 +53,18 @@ POLL = flags.DEFINE_float(
 
 def main(_: list[str]) -> None:
     """Scores what the flags name, or with `--watch` each checkpoint as it comes."""
-    workdir = Path(WORKDIR.value) if WORKDIR.value else None
+    from pintern.remote import local_workdir
+
     if WATCH.value:
-        _watch(workdir)
-        return
+        _watch(Path(WORKDIR.value) if WORKDIR.value else None)
+    elif WORKDIR.value:
+        with local_workdir(WORKDIR.value) as workdir:
+            _once(workdir)
+    else:
+        _once(None)
+
+
+def _once(workdir: Path | None) -> None:
     config, trained = _scored(workdir)
     _apply_flags(config)
     distributed.initialize()
@@ -78,6 +86,7 @@ def _watch(workdir: Path | None) -> None:
 
     signals = Signals()
     from pintern.errors import UserError
+    from pintern.remote import is_remote
 
     given = {"--config": flags.FLAGS.config, "--step": STEP.value, "--adapter": ADAPTER.value}
     wrong = [name for name, value in given.items() if value is not None] + ["--base"] * BASE.value
@@ -88,6 +97,11 @@ def _watch(workdir: Path | None) -> None:
         )
     if workdir is None:
         raise UserError("--watch needs the run to stand beside.", "Give --workdir=RUN.")
+    if is_remote(WORKDIR.value):
+        raise UserError(
+            f"--watch can't look into --workdir={WORKDIR.value}.",
+            "Give a folder that it shares with training; or score the run without --watch.",
+        )
     from pintern.training.watch import watch
 
     complete = watch(

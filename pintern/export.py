@@ -49,11 +49,20 @@ _MEASURED_ROWS = 200
 
 def main(_: list[str]) -> None:
     """Exports the checkpoint that the flags name."""
+    from pintern.remote import local_workdir
+
+    with local_workdir(WORKDIR.value) as workdir:
+        good = _export(workdir, Path(OUT.value))
+    if not good:
+        sys.exit(1)
+
+
+def _export(workdir: Path, out: Path) -> bool:
+    """Whether what was exported also passes the checks that were asked for."""
     from pintern.config import trains
     from pintern.errors import UserError
     from pintern.training.workdir import read_config
 
-    workdir, out = Path(WORKDIR.value), Path(OUT.value)
     config = read_config(workdir)
     if not trains(config):
         raise UserError(
@@ -88,8 +97,7 @@ def main(_: list[str]) -> None:
         print(f"vLLM {'loads' if verdict.loads else 'does NOT load'} it:")
         print("\n".join(f"  {line}" for line in verdict.lines))
         good = good and verdict.loads
-    if not good:
-        sys.exit(1)
+    return good
 
 
 def _plan(parts: "Parts", adapter: Any, form: str, dtype: str) -> "Export":

@@ -75,8 +75,15 @@ def main(_: list[str]) -> None:
     check_flags()
     interactive = PROMPTS.value is None and sys.stdin.isatty()
     requests = [] if interactive else read_requests()
-    config = serving_config()
-    server = load_server(config)
+    if WORKDIR.value:
+        from pintern.remote import local_workdir
+
+        with local_workdir(WORKDIR.value) as workdir:
+            config = serving_config(workdir)
+            server = load_server(config, workdir)
+    else:
+        config = serving_config(None)
+        server = load_server(config, None)
     if interactive:
         answer_terminal(server)
     elif len(requests) == 1 and OUT.value is None:
@@ -116,13 +123,13 @@ def check_flags() -> None:
             raise UserError(f"--out={out}: there is no folder {out.parent}.")
 
 
-def serving_config() -> ConfigDict:
+def serving_config(workdir: Path | None) -> ConfigDict:
     """The run's config, or the default one around `--model`, with what the flags change."""
     from pintern.config import default_config, validate
     from pintern.training.workdir import read_config
 
-    if WORKDIR.value:
-        config = read_config(Path(WORKDIR.value))
+    if workdir is not None:
+        config = read_config(workdir)
     else:
         config = default_config()
         config.model.path = MODEL.value
@@ -144,15 +151,15 @@ def serving_config() -> ConfigDict:
     return validate(config)
 
 
-def load_server(config: ConfigDict) -> Server:
+def load_server(config: ConfigDict, workdir: Path | None) -> Server:
     """The model that the flags name."""
     from pintern.evaluation.serving import checkpoint_server, run_server
 
     draw = {"top_k": TOP_K.value, "top_p": TOP_P.value}
-    if WORKDIR.value:
+    if workdir is not None:
         from pintern.training.restore import restore_run
 
-        parts, adapter, _ = restore_run(Path(WORKDIR.value), config, STEP.value, base=BASE.value)
+        parts, adapter, _ = restore_run(workdir, config, STEP.value, base=BASE.value)
         return run_server(parts, adapter, raw=RAW.value, merge=MERGE.value, **draw)
     from pintern.assemble import load_base
 

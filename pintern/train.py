@@ -9,30 +9,42 @@ checkpoints/, metrics.jsonl and tensorboard/. Next:
 
     python -m pintern.evaluate --workdir=runs/first
 
+A run is resumed with the config and base that it was begun with; another is refused by name.
+`--allow_changed=config` (or `base`) goes on all the same, where the folder permits. How often it
+writes (`checkpoint.every`, `minutes` and `keep`, `train.log_every`) may always change.
+
 Started by `launch` as several processes, it connects with the others first.
 """
 
 import sys
-from pathlib import Path
 
 from absl import flags
 
 from pintern import cli, distributed
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.", required=True)
+ALLOW_CHANGED = flags.DEFINE_multi_enum(
+    "allow_changed",
+    [],
+    ["config", "base"],
+    "Resume though config or base differ from the run's; noted in changes.jsonl.",
+)
 
 
 def main(_: list[str]) -> None:
     """Trains the config's run."""
     config = cli.config_from_flags()
     distributed.initialize()
+    from pintern.remote import local_workdir
     from pintern.training.loop import train
 
-    workdir = Path(WORKDIR.value)
-    if train(config, workdir):
-        print(f"Trained. Next: python -m pintern.evaluate --workdir={workdir}")
+    name = WORKDIR.value
+    with local_workdir(name, trains=True) as workdir:
+        complete = train(config, workdir, allow_changed=ALLOW_CHANGED.value)
+    if complete:
+        print(f"Trained. Next: python -m pintern.evaluate --workdir={name}")
     else:
-        print(f"Stopped by a signal; saved in {workdir}. The same command goes on from there.")
+        print(f"Stopped by a signal; saved in {name}. The same command goes on from there.")
         sys.exit(distributed.stopped_status())
 
 

@@ -4,8 +4,6 @@ import itertools
 import json
 import re
 import shutil
-import signal
-import time
 
 import jax
 import numpy as np
@@ -21,23 +19,6 @@ from pintern.training.loop import train
 from pintern.training.restore import restore_run
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import JsonLines, check_base, claim, read_config
-
-# All state that a run has: an adaptive curriculum, a teacher and its answers, dropout, a soft
-# prompt. The two levels are 20 steps each, and the first ends early.
-EVERYTHING = {
-    "train__steps": 40,
-    "checkpoint__every": 3,
-    "adapter__dropout": 0.1,
-    "adapter__soft_prompt": 2,
-    "curriculum__schedule": "adaptive",
-    "curriculum__patience": 8,
-    "curriculum__probe": 4,
-    "curriculum__epsilon": 100.0,
-    "distill__weight": 0.5,
-    "distill__teacher": "first_stage",
-    "distill__shots": 1,
-    "distill__unlabelled": 4,
-}
 
 
 def contents(folder):
@@ -91,42 +72,6 @@ def test_programs_are_compiled_ahead_and_counted():
 def test_training_changes_the_adapter_and_learns():
     adapter = adapter_of(tiny.trained_run())
     assert all(np.abs(pair.b).max() > 0 for pair in adapter.lora.values())
-
-
-@pytest.mark.slow
-def test_a_killed_run_resumes_bit_for_bit(tmp_path):
-    config = tiny.config(**EVERYTHING)
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert train(config, whole)
-    rows = tiny.lines(whole / "metrics.jsonl")
-    stages = [row["keep_rate"] for row in rows]
-    assert stages == [1.0] * 8 + [0.0] * 32  # it went on by score, before its 20 steps were over
-
-    command = ("-m", "pintern.train", f"--config={tiny.config_file(tmp_path, config)}")
-    for lines, sent, code in [
-        (4, signal.SIGKILL, -9),  # before the stage ends
-        (11, signal.SIGKILL, -9),  # after it
-        (20, signal.SIGTERM, 0),
-    ]:
-        process = tiny.start(*command, f"--workdir={killed}")
-        while process.poll() is None:
-            metrics = killed / "metrics.jsonl"
-            if metrics.exists() and metrics.read_text().count("\n") >= lines:
-                process.send_signal(sent)
-                break
-            time.sleep(0.002)
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == code, (out, err)
-        written = metrics.read_text().count("\n")
-        assert lines <= written < 40, "the run was over before the signal came"
-    assert "Stopped by a signal" in out
-    with_checkpoint = max(int(p.name) for p in (killed / "checkpoints").iterdir())
-    assert with_checkpoint == written
-
-    assert train(config, killed)
-    assert (killed / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    assert (killed / "teacher.jsonl").read_bytes() == (whole / "teacher.jsonl").read_bytes()
-    assert_same_bits(adapter_of(whole), adapter_of(killed))
 
 
 def test_a_finished_run_is_left_as_it_is(tmp_path):

@@ -44,7 +44,7 @@ def scores_of(run, told, *, name=lambda config, step: str(step)):
 
 def test_each_checkpoint_is_scored_once_the_newest_first(tmp_path):
     run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
-    assert checkpoint_steps(run) == [6, 8]
+    assert checkpoint_steps(run / "checkpoints") == [6, 8]
     complete, scored = scores_of(run, Told())
     assert complete
     assert [step for step, _ in scored] == [8, 6]

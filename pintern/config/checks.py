@@ -89,6 +89,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "distill.top_k": _NOT_NEGATIVE,
     "distill.unlabelled": _NOT_NEGATIVE,
     "checkpoint.every": _POSITIVE,
+    "checkpoint.minutes": _NOT_NEGATIVE,
     "checkpoint.keep": _POSITIVE,
     "eval.keep_rate": _SHARE,
     "eval.shots": _NOT_NEGATIVE,

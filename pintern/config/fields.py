@@ -113,6 +113,7 @@ def default_config() -> ConfigDict:
 
     config.checkpoint = ConfigDict()
     config.checkpoint.every = 100  # steps
+    config.checkpoint.minutes = 0.0  # also when the last is so old, by the clock; 0 is never
     config.checkpoint.keep = 2
     config.checkpoint.stages = False  # keep the state at each stage's end, in stages/
 

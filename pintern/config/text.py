@@ -9,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from pintern.config.checks import validate
+from pintern.config.fields import default_config
 
 
 def to_json(config: ConfigDict) -> str:
@@ -17,12 +18,16 @@ def to_json(config: ConfigDict) -> str:
 
 
 def from_json(text: str) -> ConfigDict:
-    """Reads back what `to_json` wrote."""
-    return validate(ConfigDict(json.loads(text, object_hook=_tuples)))
+    """Reads back what `to_json` wrote; a field that wasn't there yet has its default."""
+    return validate(ConfigDict(_over(default_config().to_dict(), json.loads(text))))
 
 
-def _tuples(mapping: dict[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in mapping.items()}
+def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    merged = defaults | {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
+    for name, value in given.items():
+        if isinstance(value, dict) and isinstance(defaults.get(name), dict):
+            merged[name] = _over(defaults[name], value)
+    return merged
 
 
 def differences(old: ConfigDict, new: ConfigDict) -> list[str]:

@@ -18,6 +18,7 @@ from pintern.evaluation.decode import Generator, Sampling
 from pintern.evaluation.metrics import Scores, score_interval, score_predictions, score_slices
 from pintern.evaluation.samples import merge_samples, pass_table
 from pintern.evaluation.sandbox.runner import protections
+from pintern.files import write_atomically, writing
 from pintern.models.merge import merge_lora
 from pintern.models.quantize import is_quantized
 from pintern.prompts.rows import Row
@@ -198,7 +199,8 @@ def evaluate(
 
 def write_evaluation(directory: Path, evaluation: Evaluation, prompt: InferencePrompt) -> None:
     """Writes predictions.jsonl and scores.json."""
-    directory.mkdir(parents=True, exist_ok=True)
+    with writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
     write_lines(directory / "predictions.jsonl", evaluation.predictions)
     scores = {
         "metric": evaluation.scores.name,
@@ -221,9 +223,10 @@ def write_evaluation(directory: Path, evaluation: Evaluation, prompt: InferenceP
             "output": evaluation.output,
         },
     }
-    (directory / "scores.json").write_text(json.dumps(scores, indent=2) + "\n")
+    write_atomically(directory / "scores.json", json.dumps(scores, indent=2) + "\n")
 
 
 def write_lines(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """One JSON object a line."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_atomically(path, text)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
+from pintern.files import write_atomically
 from pintern.prompts.compressors.rates import TOLERANCE, Compressor, check_rate, keep_rate_of
 from pintern.prompts.task import read_template
 from pintern.prompts.tokens import PieceTokenizer
@@ -80,8 +81,8 @@ def write_ladder(directory: str | Path, ladder: Mapping[float, Rung]) -> None:
                     "Read the ladder from this folder to keep it, or write to another folder.",
                 )
         for path in missing:
-            path.write_bytes(files[path])
-        (directory / "ladder.json").write_text(json.dumps(record, indent=2) + "\n")
+            write_atomically(path, files[path])
+        write_atomically(directory / "ladder.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"The ladder can't be written to {directory}: {error.strerror or error}.",

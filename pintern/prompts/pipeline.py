@@ -14,6 +14,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pintern.curriculum import AdaptiveState, Curriculum, make_curriculum
+from pintern.files import write_atomically
 from pintern.paths import user_cache
 from pintern.prompts.compressors.make import make_compressor
 from pintern.prompts.compressors.self_information import Surprisal
@@ -156,7 +157,7 @@ class Prompts:
         """
         write_ladder(directory, self.ladder)
         record = [stage._asdict() for stage in self.levels()]
-        (directory / "levels.json").write_text(json.dumps(record, indent=2) + "\n")
+        write_atomically(directory / "levels.json", json.dumps(record, indent=2) + "\n")
 
     def _smoothing_lines(self) -> list[str]:
         curriculum = self.curriculum

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from pintern.config import differences
 from pintern.errors import UserError
+from pintern.files import write_atomically
 from pintern.studies.ledger import Ledger, Line
 from pintern.studies.locks import owner, try_lock
 from pintern.studies.study import Cell, Study, cells_of
-from pintern.training.workdir import read_config, write_atomically
+from pintern.training.workdir import read_config
 
 
 def folder_of(cell: Cell, workdir: Path) -> Path:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pintern.files import write_atomically
 from pintern.studies.locks import lock
-from pintern.training.workdir import write_atomically
 
 SCHEMA = 1
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from pintern.config import differences
 from pintern.errors import UserError
+from pintern.files import write_atomically
 from pintern.report import study_plots as plots
 from pintern.report.study_page import Part, write_study_page
 from pintern.studies import tables
@@ -23,7 +24,6 @@ from pintern.studies.line import versions
 from pintern.studies.locks import lock
 from pintern.studies.results import Result, dig, read_predictions, results_of
 from pintern.studies.study import Cell, Lines, Study, cells_of, slug
-from pintern.training.workdir import write_atomically
 
 
 def write_report(study: Study, workdir: Path, *, command: str) -> tuple[str, Path]:

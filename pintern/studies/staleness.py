@@ -22,6 +22,7 @@ from pintern.arms import StoppedError
 from pintern.assemble import Parts
 from pintern.errors import UserError
 from pintern.evaluation.run import InferencePrompt, evaluate
+from pintern.files import write_atomically
 from pintern.interop.write import Export, write_export
 from pintern.prompts.task import Example
 from pintern.studies.diagnostics import FULL, with_task
@@ -29,7 +30,6 @@ from pintern.studies.study import Done, lay_over
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.loop import train
 from pintern.training.restore import restore_run
-from pintern.training.workdir import write_atomically
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,74 +1,157 @@
 """Checkpoints of a run: adapter, optimizer, curriculum state and step; never base weights.
 
-The only file that knows orbax. A checkpoint is written to a temporary folder and renamed, so that
-one that is there is whole.
+The only file that knows orbax. A checkpoint is written to a temporary folder, in the background,
+and renamed when it is whole; it is renamed again before it is removed. So a folder whose name is a
+number is a whole checkpoint at any moment, whenever the run is killed.
 """
 
 from __future__ import annotations
 
 import logging
 import shutil
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState
-from pintern.distributed import is_first
+from pintern.distributed import agree, is_first
 from pintern.errors import UserError
 from pintern.training.step import TrainState
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every rename
 
+_REMOVED = ".removed"
+
+
+def checkpoint_steps(folder: Path) -> list[int]:
+    """Steps of the whole checkpoints in a folder, rising."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+
+
+def remove_checkpoint(folder: Path, step: int) -> None:
+    """Removes a checkpoint, if it is there; one that is half removed counts no more."""
+    gone = folder / f"{step}{_REMOVED}"
+    shutil.rmtree(gone, ignore_errors=True)
+    try:
+        (folder / str(step)).rename(gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
 
 class Checkpoints:
-    """The checkpoints of one run folder.
+    """The checkpoints of one run folder; leaving it as a context waits for what is being written.
 
     Args:
       directory: the folder, made if absent.
-      keep: how many of the latest to keep.
+      keep: how many of the latest to keep. While a run trains there is one more: the newest may
+        turn out to be of weights that give no finite loss.
       writes: whether this process trains the run, and so may clear away what a killed one left
         half-written; a reader mustn't, since the run may be writing it now.
     """
 
     def __init__(self, directory: Path, *, keep: int = 2, writes: bool = True):
         self._directory = Path(directory).absolute()
-        self._checkpointer = ocp.training.Checkpointer(
-            self._directory,
-            preservation_policy=ocp.training.preservation_policies.LatestN(keep),
-            cleanup_tmp_directories=writes,
-        )
+        self._keep, self._writes = keep, writes
+        if writes and is_first():
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"{self._directory} can't be made: {error.strerror}.",
+                    "Use a --workdir that can be written.",
+                ) from error
+            for left in [path for path in self._directory.iterdir() if not path.name.isdigit()]:
+                if left.name.endswith(_REMOVED) or ".orbax-checkpoint-tmp" in left.name:
+                    shutil.rmtree(left, ignore_errors=True)
+        self._steps = checkpoint_steps(self._directory)
+        self._pending: tuple[int, ocp.AsyncResponse[None]] | None = None
+        self._saved_at = time.monotonic()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.close()
+        except UserError as other:  # what ended the run is told by its own message
+            print(f"error: {other}", file=sys.stderr, flush=True)
 
     @property
     def latest(self) -> int | None:
         """Step of the newest whole checkpoint, or None."""
-        newest = self._checkpointer.latest
-        return None if newest is None else newest.step
+        return max(self.steps, default=None)
 
     @property
     def steps(self) -> list[int]:
-        """Steps of all whole checkpoints, rising."""
-        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+        """Steps of all whole checkpoints, rising; waits for the one that is being written."""
+        self.wait()
+        return list(self._steps)
+
+    def due(self, minutes: float) -> bool:
+        """Whether the last save (at first: the start) lies `minutes` back; never if they are 0.
+
+        All processes are told what the first one's clock says: they save together.
+        """
+        if not minutes:
+            return False
+        return agree(time.monotonic() - self._saved_at >= 60 * minutes)
 
     def save(self, step: int, state: TrainState, curriculum: AdaptiveState) -> None:
-        """Writes the state after `step` optimizer steps; returns when it is on disk."""
-        if self.latest == step:
+        """Begins to write the state after `step` optimizer steps; training may go on meanwhile.
+
+        The state is copied on its devices first: the next step is given its buffers.
+
+        Raises:
+          UserError: it can't be written, or the one before, which is waited for, could not be.
+        """
+        if step in self.steps:
             return
+        self._remove_old()
+        self._saved_at = time.monotonic()
+        tree = jax.tree.map(
+            lambda x: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x),
+            _to_tree(state, curriculum),
+        )
         try:
-            self._checkpointer.save(step, _to_tree(state, curriculum), force=True)
-        except OSError as error:
-            raise UserError(
-                f"Checkpoint {step} could not be written to {self._directory}: {error}.",
-                "Earlier checkpoints are whole; free space or mend the folder and run again.",
-            ) from error
+            self._pending = step, ocp.save_async(self._directory / str(step), tree)
+        except (OSError, ValueError) as error:
+            raise self._unwritten(step, error) from error
+
+    def wait(self) -> None:
+        """Waits for the checkpoint that is being written, if there is one.
+
+        Raises:
+          UserError: it could not be written.
+        """
+        if self._pending is None:
+            return
+        (step, response), self._pending = self._pending, None
+        try:
+            response.result()
+        # Tensorstore tells a full disk by a ValueError, orbax some failures by a RuntimeError.
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._unwritten(step, error) from error
+        self._steps = sorted({*self._steps, step})
 
     def discard(self, step: int) -> None:
         """Removes the checkpoint of `step`, if there is one: it turned out to be no good."""
+        self.wait()
         if is_first():
-            shutil.rmtree(self._directory / str(step), ignore_errors=True)
+            remove_checkpoint(self._directory, step)
+        self._steps = [kept for kept in self._steps if kept != step]
 
     def restore(
         self, template: TrainState, step: int | None = None
@@ -98,7 +181,7 @@ class Checkpoints:
             _to_tree(template, AdaptiveState()),
         )
         try:
-            tree = self._checkpointer.load(step, abstract)
+            tree = ocp.load(self._directory / str(step), abstract)
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise UserError(
                 f"Checkpoint {step} in {self._directory} doesn't fit the config:",
@@ -110,8 +193,29 @@ class Checkpoints:
         return step, state, curriculum
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self._checkpointer.close()
+        """Waits for what is being written, and removes what is more than is to be kept."""
+        self.wait()
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        if not self._writes:
+            return
+        old = self._steps[: -self._keep]
+        for step in old if is_first() else ():
+            remove_checkpoint(self._directory, step)
+        self._steps = self._steps[-self._keep :]
+
+    def _unwritten(self, step: int, error: Exception) -> UserError:
+        if is_first():  # room for what is left of it may be what the others need
+            for left in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        whole = ", ".join(map(str, self._steps))
+        return UserError(
+            f"Checkpoint {step} could not be written to {self._directory}: {reason}.",
+            f"Whole are: {whole}." if whole else "There is none yet.",
+            "Free space or mend the folder, and run the same command again.",
+        )
 
 
 def _to_tree(state: TrainState, curriculum: AdaptiveState) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Collection
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from pintern.training.placement import abstract_batch, place, place_batch, state
 from pintern.training.probe import probe_score
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
+from pintern.training.signals import sigterm
 from pintern.training.step import (
     Teacher,
     TrainBatch,
@@ -42,10 +42,10 @@ from pintern.training.teacher import (
     check_distillation,
     first_stage_teacher,
 )
-from pintern.training.workdir import check_base, claim
+from pintern.training.workdir import check_base, claim, record_changes
 
 
-def train(config: ConfigDict, workdir: Path) -> bool:
+def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] = ()) -> bool:
     """Trains, or resumes, the run of a config in its folder.
 
     A run is resumed by these steps, in this order:
@@ -55,6 +55,12 @@ def train(config: ConfigDict, workdir: Path) -> bool:
       4. metrics.jsonl is cut back to that step;
       5. data order and random keys are pure functions of the step, so nothing else is needed.
 
+    Args:
+      config: the run's.
+      workdir: its folder.
+      allow_changed: "config", "base" or both: resume though they differ from those of the run that
+        is there, and note it in changes.jsonl.
+
     Returns:
       True when the run is complete, False when SIGTERM stopped it after a checkpoint.
 
@@ -63,12 +69,16 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     """
     check_trains(config)
     # ── the run and its parts ──
-    resumed = agree(first_before_others(lambda: claim(workdir, config)))
+    on_request = "config" in allow_changed
+    resumed = agree(
+        first_before_others(lambda: claim(workdir, config, free=True, on_request=on_request))
+    )
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_rows(parts)
-    first_before_others(lambda: check_base(workdir, parts.checkpoint))
+    may_change = "base" in allow_changed
+    first_before_others(lambda: check_base(workdir, parts.checkpoint, may_change=may_change))
     if is_first():
         parts.prompts.write(workdir / "prompts")
     if not resumed and is_first():
@@ -95,6 +105,9 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     step = 0
     if resumed and checkpoints.latest is not None:
         step, state, stage = checkpoints.restore(state)
+    if is_first():
+        for change in record_changes(workdir, config, parts.checkpoint, step=step):
+            print(f"From step {step} on, {change}.")
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(
@@ -121,6 +134,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
     with (
         closing(programs),
         sigterm() as stop,
+        checkpoints,
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
         while step < config.train.steps and not ended:
@@ -157,6 +171,7 @@ def train(config: ConfigDict, workdir: Path) -> bool:
             step += 1
             save = step % config.checkpoint.every == 0
             meeting = save or step % config.train.log_every == 0
+            save = save or (meeting and checkpoints.due(config.checkpoint.minutes))
             if meeting:
                 _flush(pending, recorder, programs, data, checkpoints)
             if save:
@@ -169,7 +184,6 @@ def train(config: ConfigDict, workdir: Path) -> bool:
         _flush(pending, recorder, programs, data, checkpoints)
         checkpoints.save(step, state, stage)
     recorder.close(programs)
-    checkpoints.close()
     return step >= config.train.steps
 
 
@@ -282,20 +296,3 @@ def not_finite(row: dict[str, Any], data: TrainingData) -> tuple[str, str]:
         "The last good checkpoint is kept. Lower config.train.learning_rate, or look at these "
         "examples.",
     )
-
-
-@contextmanager
-def sigterm() -> Iterator[list[int]]:
-    """A list that stays empty until SIGTERM (or SIGINT) asks to stop."""
-    received: list[int] = []
-    signals = (signal.SIGTERM, signal.SIGINT)
-    try:
-        before = [signal.signal(s, lambda number, _: received.append(number)) for s in signals]
-    except ValueError:  # not the main thread: the caller deals with signals
-        yield received
-        return
-    try:
-        yield received
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,8 @@ from ml_collections import ConfigDict
 
 from pintern.config import differences, fingerprint
 from pintern.errors import UserError
-from pintern.training.workdir import write_atomically
+from pintern.files import write_atomically
+from pintern.training.checkpoint import checkpoint_steps, remove_checkpoint
 
 # Numbers that the optimizer takes as arrays: one value a member.
 RATES = ("learning_rate", "weight_decay", "clip", "final_rate")
@@ -171,15 +171,13 @@ def common_step(workdirs: Sequence[Path]) -> int:
     for path in going_on:
         for later in saved_steps(path):
             if later > step:
-                shutil.rmtree(path / "checkpoints" / str(later))
+                remove_checkpoint(path / "checkpoints", later)
     return step
 
 
 def saved_steps(workdir: Path) -> list[int]:
     """Steps of a run's checkpoints."""
-    folder = workdir / "checkpoints"
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    return sorted(int(name) for name in names if name.isdigit())
+    return checkpoint_steps(workdir / "checkpoints")
 
 
 def read_diverged(workdir: Path) -> dict | None:

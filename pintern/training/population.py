@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,6 @@ from pintern.training.loop import (
     keep_stage,
     load_data,
     not_finite,
-    sigterm,
     step_row,
 )
 from pintern.training.members import (
@@ -57,6 +56,7 @@ from pintern.training.placement import (
 )
 from pintern.training.programs import Programs, abstract
 from pintern.training.record import Recorder
+from pintern.training.signals import sigterm
 from pintern.training.stacking import (
     PopulationData,
     make_population_step,
@@ -183,8 +183,12 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     with (
         closing(programs),
         sigterm() as stop,
+        ExitStack() as held,
         Progress(f"{config.name} × {len(parts)}", config.train.steps, done=step) as bar,
     ):
+        for member in members:
+            if member.goes_on:
+                held.enter_context(member.checkpoints)
         while step < config.train.steps and not stop and any(member.goes_on for member in members):
             number = curriculum.stage_at(step)
             if curriculum.begins_stage(step):
@@ -221,8 +225,10 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
             ]
             pending.append((rows, metrics))
             step += 1
+            log = step % config.train.log_every == 0
             save = step % config.checkpoint.every == 0
-            if save or step % config.train.log_every == 0:
+            save = save or (log and _due(members, config.checkpoint.minutes))
+            if save or log:
                 _flush(pending, members, programs)
             if save:
                 _save(members, step, state)
@@ -276,7 +282,15 @@ def _flush(
     pending.clear()
 
 
+def _due(members: Sequence[_Member], minutes: float) -> bool:
+    return any(member.checkpoints.due(minutes) for member in members if member.goes_on)
+
+
 def _save(members: Sequence[_Member], step: int, state: TrainState) -> None:
+    # Nobody begins another before all have finished the last: they go back to a common step.
+    for member in members:
+        if member.goes_on:
+            member.checkpoints.wait()
     for member, own in zip(members, unstack(state, len(members)), strict=True):
         if member.goes_on:
             member.checkpoints.save(step, own, AdaptiveState())

@@ -7,15 +7,18 @@ processes the first one writes.
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
 
 from pintern.distributed import is_first
+from pintern.files import writing
 from pintern.training.programs import Programs
 from pintern.training.workdir import JsonLines
 
 _SHOWN = ("loss", "kl", "grad_norm", "learning_rate", "keep_rate", "shots", "prompt_tokens")
+_FLUSH_SECONDS = 30
 
 
 class Recorder:
@@ -35,11 +38,9 @@ class Recorder:
         self._writes = is_first()
         if not self._writes:
             return
-        from tensorboardX import SummaryWriter
-
         self._metrics = JsonLines(workdir / "metrics.jsonl", before=first_step)
         self._timings = JsonLines(workdir / "timings.jsonl", before=first_step)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step or None)
+        self._board = Board(workdir / "tensorboard", first_step=first_step)
 
     def write(self, row: dict[str, Any]) -> None:
         """One step's metrics."""
@@ -49,7 +50,7 @@ class Recorder:
         self._metrics.write(**row)
         for name in _SHOWN:
             if name in row:
-                self._board.add_scalar(name, row[name], row["step"])
+                self._board.write(name, row[name], row["step"])
         self._tokens += row["tokens"]
         self._steps += 1
         self._last = row
@@ -73,7 +74,7 @@ class Recorder:
             "stall_seconds": round(programs.stall_seconds, 3),
         }
         self._timings.write(**row)
-        self._board.add_scalar("tokens_per_second", row["tokens_per_second"], row["step"])
+        self._board.write("tokens_per_second", row["tokens_per_second"], row["step"])
         self._since, self._tokens, self._steps = now, 0, 0
 
     def close(self, programs: Programs) -> None:
@@ -83,3 +84,50 @@ class Recorder:
         self.timing(programs)
         for file in (self._metrics, self._timings, self._board):
             file.close()
+
+
+class Board:
+    """Scalars for TensorBoard.
+
+    Written where they are told: tensorboardX's own SummaryWriter has a queue and a thread, which
+    dies of a full disk, and then whoever fills the queue waits for ever.
+
+    Args:
+      directory: of the event files; made with the first scalar.
+      first_step: what an earlier process told of this step and later ones is not shown.
+    """
+
+    def __init__(self, directory: Path, *, first_step: int):
+        self._directory, self._first_step = directory, first_step
+        self._file, self._flushed = None, 0.0
+
+    def write(self, name: str, value: float, step: int) -> None:
+        """A scalar's value at a step."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.summary import scalar
+
+        with writing(self._directory):
+            if self._file is None:
+                self._open()
+            self._file.write_event(
+                Event(wall_time=time.time(), step=step, summary=scalar(name, value))
+            )
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._file.flush()
+                self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Closes the file, if there is one."""
+        if self._file is not None:
+            with writing(self._directory):
+                self._file.close()
+
+    def _open(self) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+        self._directory.mkdir(exist_ok=True)
+        self._file = EventsWriter(str(self._directory / "events"), f".{os.getpid()}")
+        if self._first_step:
+            start = SessionLog(status=SessionLog.START)
+            self._file.write_event(Event(step=self._first_step, session_log=start))

@@ -1,9 +1,11 @@
-"""What a watcher is told from outside. Imports nothing heavy: a signal may come before JAX does."""
+"""What a process is told from outside. Imports nothing heavy: a signal may come before JAX does."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Signals:
@@ -18,3 +20,20 @@ class Signals:
         signal.signal(signal.SIGTERM, lambda *_: self.end.set())
         signal.signal(signal.SIGINT, lambda *_: self.end.set())
         signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "training_ended", True))
+
+
+@contextmanager
+def sigterm() -> Iterator[list[int]]:
+    """A list that stays empty until SIGTERM (or SIGINT) asks to stop."""
+    received: list[int] = []
+    signals = (signal.SIGTERM, signal.SIGINT)
+    try:
+        before = [signal.signal(s, lambda number, _: received.append(number)) for s in signals]
+    except ValueError:  # not the main thread: the caller deals with signals
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)

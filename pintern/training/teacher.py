@@ -24,11 +24,11 @@ from pintern.distributed import agree, is_first
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
 from pintern.evaluation.run import sampling_of
+from pintern.files import write_atomically
 from pintern.models.shared_prefix import prefill
 from pintern.prompts.task import Example
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.step import Teacher, TrainState
-from pintern.training.workdir import write_atomically
 
 
 def base_teacher(parts: Parts) -> Teacher:

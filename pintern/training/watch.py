@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, assemble, fresh_adapter
 from pintern.errors import UserError
-from pintern.training.checkpoint import Checkpoints
+from pintern.training.checkpoint import Checkpoints, checkpoint_steps
 from pintern.training.signals import Signals
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import check_base, read_config
@@ -48,7 +48,7 @@ def watch(
         last_look = signals.training_ended  # before the look: a checkpoint may come in between
         if config is None and (config := _config_of(workdir)) is not None:
             prepare(config)
-        steps = checkpoint_steps(workdir) if config is not None else []
+        steps = checkpoint_steps(workdir / "checkpoints") if config is not None else []
         names = {step: name_of(config, step) for step in steps if step not in left_out}
         todo = [step for step, name in names.items() if not _scored(workdir, name)]
         if todo:
@@ -67,17 +67,6 @@ def watch(
         else:
             signals.end.wait(poll)
     return False
-
-
-def checkpoint_steps(workdir: Path) -> list[int]:
-    """Steps of the whole checkpoints in a run's folder, ascending.
-
-    They are written under another name and renamed, so one that has a number is whole.
-    """
-    folder = workdir / "checkpoints"
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdigit())
 
 
 def _config_of(workdir: Path) -> ConfigDict | None:
@@ -104,7 +93,7 @@ def _restore(workdir: Path, parts: Parts, step: int) -> Adapter | None:
     try:
         return checkpoints.restore(template, step)[1].adapter
     except (UserError, OSError):
-        if step in checkpoint_steps(workdir):
+        if step in checkpoint_steps(workdir / "checkpoints"):
             raise
         return None
     finally:

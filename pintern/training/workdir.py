@@ -1,6 +1,7 @@
 """A run's folder: claimed by one config and one base, and read back by them alone.
 
-config.json  base.json  prompts/  checkpoints/  metrics.jsonl  timings.jsonl  tensorboard/  eval/
+config.json  base.json  changes.jsonl  prompts/  checkpoints/  metrics.jsonl  timings.jsonl
+tensorboard/  eval/
 """
 
 from __future__ import annotations
@@ -13,11 +14,44 @@ from ml_collections import ConfigDict
 
 from pintern.config import differences, from_json, to_json
 from pintern.errors import UserError
+from pintern.files import write_atomically, writing
 from pintern.models.load import Checkpoint
 
+# What says how often a run writes, and nothing of what it comes to: it may always change.
+FREE = ("name:", "checkpoint.every:", "checkpoint.minutes:", "checkpoint.keep:", "train.log_every:")
+# What may change where that is asked for. The rest has left its trace in the folder (templates,
+# examples, the teacher and its answers) or in the checkpoint's shapes, so that a run of both would
+# be of neither.
+_ON_REQUEST = (
+    "train.",
+    "eval.",
+    "mesh.",
+    "checkpoint.",
+    "adapter.dropout:",
+    "curriculum.epsilon:",
+    "curriculum.patience:",
+    "curriculum.probe:",
+    "distill.temperature:",
+    "distill.top_k:",
+    "distill.by_confidence:",
+    "model.path:",
+    "model.revision:",
+    "model.remat:",
+)
+CHANGES = "changes.jsonl"
 
-def claim(workdir: Path, config: ConfigDict) -> bool:
+
+def claim(
+    workdir: Path, config: ConfigDict, *, free: bool = False, on_request: bool = False
+) -> bool:
     """Makes the folder this run's own; True if the run is there already and is to be resumed.
+
+    Args:
+      workdir: the run's folder.
+      config: the run's.
+      free: fields that leave the result as it is may differ from those of the run that is there;
+        `record_changes` is called once it is known to go on.
+      on_request: so may those that lead to another result and can change in mid-run.
 
     Raises:
       UserError: the folder holds a run of another config, or files that are not a run's.
@@ -25,7 +59,7 @@ def claim(workdir: Path, config: ConfigDict) -> bool:
     path = workdir / "config.json"
     # A run that ended before its base was recorded has trained nothing: a wrong path, say.
     if path.exists() and (workdir / "base.json").exists():
-        check_config(workdir, config)
+        _check_changes(workdir, config, free=free, on_request=on_request)
         return True
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder.")
@@ -36,19 +70,15 @@ def claim(workdir: Path, config: ConfigDict) -> bool:
         )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, to_json(config))
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be written: {error.strerror}.") from error
+    write_atomically(path, to_json(config))
     return False
 
 
 def check_config(workdir: Path, config: ConfigDict, *, besides: tuple[str, ...] = ()) -> None:
     """Refuses another config than the run's, but for fields whose names begin as `besides` says."""
-    changed = [
-        change
-        for change in differences(read_config(workdir), config)
-        if not change.startswith(besides)
-    ]
+    changed = _changed(workdir, config, besides)
     if changed:
         raise UserError(
             f"{workdir} holds a run of another config ({'; '.join(changed[:5])}).",
@@ -56,20 +86,73 @@ def check_config(workdir: Path, config: ConfigDict, *, besides: tuple[str, ...] 
         )
 
 
-def check_base(workdir: Path, checkpoint: Checkpoint) -> None:
+def _check_changes(workdir: Path, config: ConfigDict, *, free: bool, on_request: bool) -> None:
+    fixed = _changed(workdir, config, FREE + _ON_REQUEST)
+    if not free or (fixed and not on_request):
+        check_config(workdir, config)
+    elif fixed:
+        raise UserError(
+            f"{workdir} holds a run of another config, and these can't change in mid-run: "
+            f"{'; '.join(fixed[:5])}.",
+            "Its prompts, teacher or checkpoints were made by them. Use another --workdir, or give "
+            "them as they were.",
+        )
+    elif not on_request and (changed := _changed(workdir, config, FREE)):
+        raise UserError(
+            f"{workdir} holds a run of another config ({'; '.join(changed[:5])}).",
+            "Use another --workdir, or the same config to resume it; --allow_changed=config goes "
+            f"on with the change and notes it in {CHANGES}.",
+        )
+
+
+def _changed(workdir: Path, config: ConfigDict, besides: tuple[str, ...]) -> list[str]:
+    found = differences(read_config(workdir), config)
+    return [change for change in found if not change.startswith(besides)]
+
+
+def record_changes(
+    workdir: Path, config: ConfigDict, checkpoint: Checkpoint, *, step: int
+) -> list[str]:
+    """Notes with what else than before a run goes on, and makes that its config and base.
+
+    Returns:
+      What changed, as `train.steps: 400 → 800`; also appended to changes.jsonl, with the step.
+    """
+    changed = _changed(workdir, config, ())
+    recorded = json.loads((workdir / "base.json").read_text())
+    base = _base_of(checkpoint)
+    if recorded["fingerprint"] != base["fingerprint"]:
+        changed.append(f"base: {recorded} → {base}")
+    if not changed:
+        return []
+    path = workdir / CHANGES
+    lines = path.read_text().splitlines() if path.exists() else []
+    line = json.dumps({"step": step, "changed": changed}, ensure_ascii=False)
+    if line not in lines[-1:]:  # else a kill came between this and what follows
+        write_atomically(path, "".join(f"{each}\n" for each in [*lines, line]))
+    write_atomically(workdir / "base.json", json.dumps(base, indent=2) + "\n")
+    write_atomically(workdir / "config.json", to_json(config))
+    return changed
+
+
+def check_base(workdir: Path, checkpoint: Checkpoint, *, may_change: bool = False) -> None:
     """Records the base of a new run; refuses another base for an old one."""
     path = workdir / "base.json"
+    base = _base_of(checkpoint)
     if not path.exists():
-        record = {"path": checkpoint.directory.name, "fingerprint": checkpoint.fingerprint}
-        write_atomically(path, json.dumps(record, indent=2) + "\n")
+        write_atomically(path, json.dumps(base, indent=2) + "\n")
         return
     recorded = json.loads(path.read_text())
-    if recorded["fingerprint"] != checkpoint.fingerprint:
+    if recorded["fingerprint"] != base["fingerprint"] and not may_change:
         raise UserError(
             f"{workdir} was trained on another base: fingerprint {recorded['fingerprint'][:12]} "
             f"({recorded['path']}), not {checkpoint.fingerprint[:12]} ({checkpoint.directory}).",
             "Give the same checkpoint, or use another --workdir.",
         )
+
+
+def _base_of(checkpoint: Checkpoint) -> dict[str, str]:
+    return {"path": checkpoint.directory.name, "fingerprint": checkpoint.fingerprint}
 
 
 def read_config(workdir: Path) -> ConfigDict:
@@ -84,13 +167,6 @@ def read_config(workdir: Path) -> ConfigDict:
         return from_json(path.read_text())
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON: {error.msg} at line {error.lineno}.") from error
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes through a temporary file, so that a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 class JsonLines:
@@ -112,12 +188,16 @@ class JsonLines:
                 if row["step"] < before:
                     kept.append(line)
         write_atomically(path, "".join(f"{line}\n" for line in kept))
-        self._file = path.open("a")
+        self._path = path
+        with writing(path):
+            self._file = path.open("ab", buffering=0)
 
     def write(self, **row: Any) -> None:
         """Appends a line and hands it to the system."""
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        left = (json.dumps(row) + "\n").encode()
+        with writing(self._path):
+            while left:  # a disk that is nearly full takes a part
+                left = left[self._file.write(left) :]
 
     def close(self) -> None:
         """Closes the file."""

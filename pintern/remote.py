@@ -1,0 +1,214 @@
+"""Run folders in an object store: a local copy is worked on, and the store is brought up to date.
+
+An object store has no rename, no append and no lock, on which a run folder's files rest. So a run
+whose `--workdir` is `gs://…` or `s3://…` (any file system of fsspec) is pulled into a temporary
+folder, and pushed whenever it has a new checkpoint and at the end. What is in the store is what
+counts when the next process begins.
+
+A checkpoint counts there once `<step>.whole` lies beside its folder: that object is written after
+all of its files, and removed before any. Files that grow (metrics.jsonl) are pushed before the
+checkpoints that follow on them, so that they hold every step up to the latest one.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pintern.distributed import count
+from pintern.errors import UserError
+
+# A run's later checkpoints rest on its teacher and stages: these are pushed first.
+_KEPT = ("teacher", "stages", "checkpoints")
+_WHOLE = ".whole"
+_POLL_SECONDS = 1.0
+_DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
+
+
+def is_remote(name: str) -> bool:
+    """Whether a folder's name is a URL."""
+    return "://" in name
+
+
+@contextmanager
+def local_workdir(name: str, *, trains: bool = False) -> Iterator[Path]:
+    """The folder to work in: itself where it is local, a copy of it where it isn't.
+
+    Args:
+      name: a path or a URL.
+      trains: push checkpoints as they come, and remove those that training removes; else only
+        what is new (evaluations, say) is pushed, at the end.
+
+    Raises:
+      UserError: no driver for the URL, no access, or several processes.
+    """
+    if not is_remote(name):
+        yield Path(name)
+        return
+    if trains and count() > 1:
+        raise UserError(
+            f"--workdir={name} is worked on in a copy by one process; there are several.",
+            "Give a folder that all of them share.",
+        )
+    with tempfile.TemporaryDirectory(prefix="pintern-workdir-", ignore_cleanup_errors=True) as copy:
+        mirror = Mirror(name, Path(copy) / "run")
+        mirror.pull()
+        ended = threading.Event()
+        follower = threading.Thread(target=mirror.follow, args=(ended,), daemon=True)
+        if trains:
+            follower.start()
+        try:
+            yield mirror.local
+        finally:
+            ended.set()
+            if trains:
+                follower.join()
+            mirror.push(removes=trains)
+
+
+class Mirror:
+    """A folder in a store and its local copy.
+
+    Args:
+      name: URL of the folder.
+      local: the copy's folder; made by `pull` if there is anything in the store.
+    """
+
+    def __init__(self, name: str, local: Path):
+        import fsspec
+
+        self.name, self.local = name, local
+        scheme = name.partition("://")[0]
+        try:
+            self._store, self._root = fsspec.core.url_to_fs(name)
+        except ImportError as error:
+            driver = _DRIVERS.get(scheme, "its fsspec driver")
+            raise UserError(
+                f"--workdir={name} needs a driver for {scheme}:// that isn't installed: {driver}.",
+                f"Install it (pip install {driver}), or give a local folder.",
+            ) from error
+        except ValueError as error:
+            raise UserError(
+                f"--workdir={name}: {scheme}:// is no file system that fsspec knows.",
+                "Give gs://BUCKET/FOLDER, s3://BUCKET/FOLDER, or a local folder.",
+            ) from error
+        self._root = self._root.rstrip("/")
+        self._pushed: dict[Path, tuple[int, int]] = {}
+
+    def pull(self) -> None:
+        """Copies what is in the store, its whole checkpoints alone."""
+        with self._told("read"):
+            self._store.invalidate_cache()
+            found = self._store.find(self._root) if self._store.exists(self._root) else []
+            names = sorted(path[len(self._root) + 1 :] for path in map(str, found))
+            whole = {name.removesuffix(_WHOLE) for name in names if name.endswith(_WHOLE)}
+            for name in names:
+                folder = _checkpoint_of(Path(name))
+                if name.endswith(_WHOLE) or (folder is not None and str(folder) not in whole):
+                    continue
+                path = self.local / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                self._store.get_file(f"{self._root}/{name}", str(path))
+                if folder is None:
+                    self._pushed[Path(name)] = _version(path)
+            for name in whole:
+                self._pushed[Path(name)] = (0, 0)
+
+    def push(self, *, removes: bool) -> None:
+        """Copies to the store what it lacks; see the module for the order.
+
+        Args:
+          removes: also remove checkpoints there that are not here any more.
+        """
+        checkpoints = self._checkpoints()  # first: the files below then hold all of their steps
+        with self._told("written"):
+            for path in sorted(self.local.rglob("*")):
+                name = path.relative_to(self.local)
+                if path.is_file() and name.parts[0] not in _KEPT and path.suffix != ".tmp":
+                    self._push_file(path, name)
+            for name in checkpoints:
+                if name not in self._pushed:
+                    self._push_checkpoint(name)
+            here = set(checkpoints)
+            for name in [n for n in self._pushed if _checkpoint_of(n) == n and n not in here]:
+                if removes:
+                    self._remove(name)
+
+    def follow(self, ended: threading.Event) -> None:
+        """Pushes at every new checkpoint until told to end; a failure is told, and tried again."""
+        while not ended.wait(_POLL_SECONDS):
+            if set(self._checkpoints()) - set(self._pushed):
+                try:
+                    self.push(removes=True)
+                except UserError as error:
+                    print(f"warning: {error} It is tried again.", file=sys.stderr, flush=True)
+
+    def _checkpoints(self) -> list[Path]:
+        return [
+            path.relative_to(self.local)
+            for kind in _KEPT
+            for path in sorted((self.local / kind).glob("*"))
+            if path.name.isdigit()
+        ]
+
+    def _push_file(self, path: Path, name: Path) -> None:
+        try:
+            version = _version(path)
+            if self._pushed.get(name) == version:
+                return
+            self._put(path, name)
+        except FileNotFoundError:  # replaced or removed since it was listed
+            return
+        self._pushed[name] = version
+
+    def _push_checkpoint(self, name: Path) -> None:
+        try:
+            for path in sorted((self.local / name).rglob("*")):
+                if path.is_file():
+                    self._put(path, path.relative_to(self.local))
+        except FileNotFoundError:  # training removed it: it counts for nothing there
+            return
+        if (self.local / name).is_dir():
+            self._store.pipe_file(f"{self._root}/{name}{_WHOLE}", b"")
+            self._pushed[name] = (0, 0)
+
+    def _remove(self, name: Path) -> None:
+        for path, recursive in ((f"{name}{_WHOLE}", False), (str(name), True)):
+            if self._store.exists(f"{self._root}/{path}"):
+                self._store.rm(f"{self._root}/{path}", recursive=recursive)
+        del self._pushed[name]
+
+    def _put(self, path: Path, name: Path) -> None:
+        target = f"{self._root}/{name}"
+        # Stores have no folders; file systems that stand in for them do.
+        self._store.makedirs(target.rpartition("/")[0], exist_ok=True)
+        self._store.put_file(str(path), target)
+
+    @contextmanager
+    def _told(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # drivers have exceptions of their own
+            raise UserError(
+                f"--workdir={self.name} can't be {what}: {error}.",
+                "Check its name, the network and your credentials, and run the same command again.",
+            ) from error
+
+
+def _checkpoint_of(name: Path) -> Path | None:
+    """The checkpoint's folder that a file of a run belongs to, if it does."""
+    parts = name.parts
+    if len(parts) >= 2 and parts[0] in _KEPT and parts[1].isdigit():
+        return Path(*parts[:2])
+    return None
+
+
+def _version(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

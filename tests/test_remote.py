@@ -1,0 +1,167 @@
+"""Run folders in an object store: what counts there, and in which order it comes there."""
+
+import sys
+import time
+import uuid
+from pathlib import Path
+
+import fsspec
+import pytest
+
+from pintern.errors import UserError
+from pintern.remote import Mirror, local_workdir
+
+
+@pytest.fixture(params=["memory", "file"])
+def url(request, tmp_path):
+    return {
+        "memory": f"memory://bucket-{uuid.uuid4().hex}/run",
+        "file": f"file://{tmp_path}/bucket/run",
+    }[request.param]
+
+
+def names(url: str) -> set[str]:
+    store, root = fsspec.core.url_to_fs(url)
+    root = root.rstrip("/")
+    return {path[len(root) + 1 :] for path in store.find(root)} if store.exists(root) else set()
+
+
+def checkpoint(run: Path, step: int, kind: str = "checkpoints") -> None:
+    folder = run / kind / str(step) / "state"
+    folder.mkdir(parents=True)
+    (folder / "data").write_bytes(b"weights " * step)
+
+
+def test_what_one_process_leaves_the_next_one_finds(url):
+    with local_workdir(url, trains=True) as run:
+        assert not run.exists()  # as a local run's folder that isn't there yet
+        checkpoint(run, 3)
+        checkpoint(run, 2, "teacher")
+        (run / "config.json").write_text("{}")
+        (run / "metrics.jsonl").write_text("one\n")
+        (run / "metrics.jsonl.tmp").write_text("half")
+        (run / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
+        (run / "checkpoints" / "6.orbax-checkpoint-tmp" / "data").write_text("half")
+    assert names(url) == {
+        "config.json",
+        "metrics.jsonl",
+        "checkpoints/3.whole",
+        "checkpoints/3/state/data",
+        "teacher/2.whole",
+        "teacher/2/state/data",
+    }
+    with local_workdir(url, trains=True) as run:
+        assert (run / "checkpoints/3/state/data").read_bytes() == b"weights " * 3
+        assert (run / "metrics.jsonl").read_text() == "one\n"
+        assert {path.name for path in (run / "checkpoints").iterdir()} == {"3"}
+        (run / "metrics.jsonl").write_text("one\ntwo\n")
+        checkpoint(run, 6)
+        (run / "checkpoints/3").rename(run / "checkpoints/3.removed")
+    assert {name for name in names(url) if name.startswith("checkpoints/")} == {
+        "checkpoints/6.whole",
+        "checkpoints/6/state/data",
+    }
+    with local_workdir(url) as run:  # a reader, which adds what it made and removes nothing
+        assert (run / "metrics.jsonl").read_text() == "one\ntwo\n"
+        (run / "eval/6").mkdir(parents=True)
+        (run / "eval/6/scores.json").write_text("{}")
+        (run / "checkpoints/6").rename(run / "checkpoints/6.gone")
+    assert {"eval/6/scores.json", "checkpoints/6.whole"} < names(url)
+    assert not run.exists()
+
+
+def test_an_upload_that_was_cut_short_counts_for_nothing(url, tmp_path):
+    store, root = fsspec.core.url_to_fs(url)
+    with local_workdir(url, trains=True) as run:
+        checkpoint(run, 3)
+    store.makedirs(f"{root}/checkpoints/6", exist_ok=True)
+    store.pipe_file(f"{root}/checkpoints/6/data", b"half")
+    mirror = Mirror(url, tmp_path / "copy")
+    mirror.pull()
+    assert {path.name for path in (tmp_path / "copy/checkpoints").iterdir()} == {"3"}
+
+
+def test_the_mark_comes_last_and_goes_first(tmp_path, monkeypatch):
+    mirror = Mirror(f"file://{tmp_path}/bucket", tmp_path / "run")
+    order = []
+    for verb in ("put_file", "pipe_file", "rm"):
+        real = getattr(mirror._store, verb)
+
+        def noted(*args, _real=real, _verb=verb, **kwargs):
+            order.append((_verb, str(args[_verb == "put_file"]).partition("/bucket/")[2]))
+            return _real(*args, **kwargs)
+
+        monkeypatch.setattr(mirror._store, verb, noted)
+    checkpoint(tmp_path / "run", 3)
+    (tmp_path / "run/metrics.jsonl").write_text("one\n")
+    mirror.push(removes=True)
+    (tmp_path / "run/checkpoints/3").rename(tmp_path / "run/gone")
+    mirror.push(removes=True)
+    assert order[:3] == [
+        ("put_file", "metrics.jsonl"),
+        ("put_file", "checkpoints/3/state/data"),
+        ("pipe_file", "checkpoints/3.whole"),
+    ]
+    removed = [name for verb, name in order if verb == "rm"]
+    assert removed == ["checkpoints/3.whole", "checkpoints/3"]
+
+
+def test_checkpoints_are_pushed_while_training_goes_on(url, monkeypatch):
+    monkeypatch.setattr("pintern.remote._POLL_SECONDS", 0.01)
+    with local_workdir(url, trains=True) as run:
+        checkpoint(run, 3)
+        for _ in range(1000):
+            if "checkpoints/3.whole" in names(url):
+                break
+            time.sleep(0.01)
+        assert "checkpoints/3.whole" in names(url)
+
+
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_a_driver_that_is_not_installed_is_named(scheme, monkeypatch):
+    driver = {"gs": "gcsfs", "s3": "s3fs"}[scheme]
+    monkeypatch.setitem(sys.modules, driver, None)
+    with pytest.raises(UserError, match=f"{scheme}://.*isn't installed: {driver}"):
+        Mirror(f"{scheme}://bucket/run", Path("unused"))
+    with pytest.raises(UserError, match="no file system that fsspec knows"):
+        Mirror("gopher://bucket/run", Path("unused"))
+
+
+def test_a_local_folder_is_worked_on_itself_and_several_processes_are_refused(
+    tmp_path, monkeypatch
+):
+    with local_workdir(str(tmp_path)) as run:
+        assert run == tmp_path
+    monkeypatch.setattr("pintern.remote.count", lambda: 2)
+    with (
+        pytest.raises(UserError, match="by one process"),
+        local_workdir("memory://a/b", trains=True),
+    ):
+        pass
+
+
+@pytest.mark.slow
+def test_a_run_in_a_store_is_resumed_scored_and_exported(tmp_path):
+    import shutil
+
+    import tiny
+
+    url = f"file://{tmp_path}/bucket/run"
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "begun")
+    shutil.rmtree(run / "checkpoints" / "8")
+    with local_workdir(url, trains=True) as here:
+        shutil.copytree(run, here)
+    file = tiny.config_file(tmp_path, tiny.config())
+    for command in (
+        ("-m", "pintern.train", f"--config={file}"),
+        ("-m", "pintern.evaluate"),
+        ("-m", "pintern.export", f"--out={tmp_path / 'out'}"),
+    ):
+        code, _, err = tiny.run(*command, f"--workdir={url}")
+        assert code == 0, (command, err)
+    store = tmp_path / "bucket" / "run"
+    whole = tiny.trained_run()
+    assert (store / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert {p.name for p in (store / "checkpoints").glob("*.whole")} == {"6.whole", "8.whole"}
+    assert (store / "eval" / "8" / "scores.json").is_file()
+    assert any((tmp_path / "out").iterdir())
