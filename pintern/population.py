@@ -38,12 +38,13 @@ EVALUATE = flags.DEFINE_boolean("evaluate", False, "Score every trained member o
 
 def main(_: list[str]) -> None:
     """Trains the population that the flags name."""
+    from pintern.remote import local_folder
     from pintern.training.variation import members_of, parse_variation, spread_over_seeds, table
 
     config = cli.config_from_flags()
     vary = parse_variation(config, VARY.value) or _variation_of_file()
     members = members_of(config, vary)
-    workdir = Path(WORKDIR.value)
+    workdir = local_folder(WORKDIR.value)
     folders = [workdir / "members" / name for name in members]
     from pintern.training.population import train_population
 

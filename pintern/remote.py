@@ -34,6 +34,20 @@ def is_remote(name: str) -> bool:
     return "://" in name
 
 
+def local_folder(name: str) -> Path:
+    """A folder that has to be on a file system, since several processes or runs share it.
+
+    Raises:
+      UserError: it is a URL.
+    """
+    if is_remote(name):
+        raise UserError(
+            f"--workdir={name} is in an object store, which has no locks; this command needs them.",
+            "Give a local or shared folder; `gs://` and `s3://` are for single runs.",
+        )
+    return Path(name)
+
+
 @contextmanager
 def local_workdir(name: str, *, trains: bool = False) -> Iterator[Path]:
     """The folder to work in: itself where it is local, a copy of it where it isn't.

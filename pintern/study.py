@@ -15,7 +15,6 @@ report/ holds table.md, table.csv, the plots and index.html.
 
 import os
 import sys
-from pathlib import Path
 
 from absl import flags
 
@@ -36,9 +35,10 @@ def main(_: list[str]) -> None:
     """Lists, runs or reports."""
     # Many small programs recur from cell to cell: keep them all, not only slow ones.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+    from pintern.remote import local_folder
     from pintern.studies.load import load_study
 
-    study, workdir = load_study(STUDY.value), Path(WORKDIR.value)
+    study, workdir = load_study(STUDY.value), local_folder(WORKDIR.value)
     if LIST.value:
         from pintern.studies.folder import states
 

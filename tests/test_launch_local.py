@@ -51,7 +51,7 @@ def test_a_killed_process_ends_the_others_and_a_second_run_goes_on(tmp_path):
     process = launch("--processes=2", "--grace=5", command=slow)
     try:
         _wait_for(lambda: out.exists() and json.loads(out.read_text())["step"] >= 2, process)
-        victim = _pid_of_process(process.pid, 1)
+        victim = tiny.pid_of_process(process.pid, 1)
         os.kill(victim, signal.SIGKILL)
         began = time.monotonic()
         code, _, err = finish(process)
@@ -233,14 +233,3 @@ def _wait_for(true, process=None, seconds=300):
 def _runs(pid):
     state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True)
     return state.stdout.strip()[:1] not in ("", "Z")
-
-
-def _pid_of_process(launcher, number):
-    children = subprocess.run(
-        ["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True
-    ).stdout.split()
-    for pid in map(int, children):
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            if f"PINTERN_PROCESS_ID={number}".encode() in file.read().split(b"\0"):
-                return pid
-    raise AssertionError(children)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import fsspec
 import pytest
+import tiny
 
 from pintern.errors import UserError
 from pintern.remote import Mirror, local_workdir
@@ -138,6 +139,15 @@ def test_a_local_folder_is_worked_on_itself_and_several_processes_are_refused(
         local_workdir("memory://a/b", trains=True),
     ):
         pass
+
+
+@pytest.mark.parametrize("module", ["population", "study"])
+def test_what_needs_locks_takes_no_store(module):
+    given = {"population": (), "study": ("--study=experiments/studies/diagnostics.py",)}[module]
+    code, _, err = tiny.run("-m", f"pintern.{module}", "--workdir=memory://bucket/x", *given)
+    assert code == 2, err
+    assert "object store, which has no locks" in err
+    assert "Traceback" not in err
 
 
 @pytest.mark.slow

@@ -205,8 +205,20 @@ def start(*arguments: str) -> subprocess.Popen:
 def run(*arguments: str) -> tuple[int, str, str]:
     """Exit code, stdout and stderr of `python ...`."""
     process = start(*arguments)
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=600)
     return process.returncode, out, err
+
+
+def pid_of_process(launcher: int, number: int) -> int:
+    """Of a process that `launch.local` started."""
+    children = subprocess.run(
+        ["ps", "-o", "pid=", "--ppid", str(launcher)], capture_output=True, text=True
+    ).stdout.split()
+    for pid in map(int, children):
+        given = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        if f"PINTERN_PROCESS_ID={number}".encode() in given:
+            return pid
+    raise AssertionError(children)
 
 
 def lines(path: Path) -> list[dict]:
