@@ -10,6 +10,7 @@ import pytest
 
 from pintern.config.checks import CHOICES
 from pintern.errors import UserError
+from pintern.prompts.retrievers import lexical
 from pintern.prompts.retrievers.controls import FixedRetriever, RandomRetriever
 from pintern.prompts.retrievers.lexical import BM25Retriever
 from pintern.prompts.retrievers.make import RETRIEVERS, SIMILARITIES, make_retriever
@@ -71,6 +72,25 @@ def test_bm25_breaks_ties_by_index():
     retriever = BM25Retriever(["x a", "y b", "x c", "y d", "x e"])
     found = retriever.neighbours(["x", "nothing known", ""], 4)
     assert found == [[0, 2, 4, 1], [0, 1, 2, 3], [0, 1, 2, 3]]
+
+
+def test_the_index_of_a_large_pool_is_kept_and_a_broken_one_made_again(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(lexical, "_LARGE", 4)
+    folder = tmp_path / "new" / "folder"
+    fresh = BM25Retriever(POOL, folder).neighbours(POOL, 3)
+    (kept,) = folder.iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(lexical, "_index", None)  # would be called to build one
+        assert BM25Retriever(POOL, folder).neighbours(POOL, 3) == fresh
+    BM25Retriever([*POOL, "one more"], folder)
+    assert len(list(folder.iterdir())) == 2, "another pool, another index"
+    (kept / "data.csc.index.npy").write_bytes(b"half")
+    assert BM25Retriever(POOL, folder).neighbours(POOL, 3) == fresh
+    assert "is broken" in capsys.readouterr().err
+    assert BM25Retriever(POOL, folder).neighbours(POOL, 3) == fresh
+    assert "is broken" not in capsys.readouterr().err
 
 
 def test_bm25_ranks_as_a_full_sort_would():

@@ -91,13 +91,13 @@ def abstract_batch(mesh: Mesh, batch: TrainBatch, *, members: bool = False) -> T
 
 
 def place(tree: Any, shardings: Any) -> Any:
-    """A tree of arrays, whole on this process, laid out."""
+    """A tree of arrays, laid out; each is whole on this process, or lies on the mesh already."""
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
-    return jax.tree.map(
-        lambda x, sharding: jax.make_array_from_callback(
-            np.shape(x), sharding, lambda index: np.asarray(x)[index]
-        ),
-        tree,
-        shardings,
-    )
+    return jax.tree.map(_place_part, tree, shardings)
+
+
+def _place_part(x: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return jax.jit(lambda x: x, out_shardings=sharding)(x)
+    return jax.make_array_from_callback(np.shape(x), sharding, lambda index: np.asarray(x)[index])

@@ -1,33 +1,42 @@
 """Retrieval by shared words."""
 
+from __future__ import annotations
+
 import logging
+import os
 import re
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from pintern.prompts.retrievers.pool import Pool, highest
+from pintern.prompts.retrievers.vectors import digest
+
+if TYPE_CHECKING:
+    from bm25s import BM25
 
 _WORD = re.compile(r"\w+")
+# Items above which building takes about a second and so shows its progress and is kept.
+_LARGE = 20_000
 
 
 class BM25Retriever:
     """Okapi BM25 over lower-case words and numbers; no stop words. Ties go to the lower index.
 
-    The index of 100,000 items is built in some seconds, so it isn't kept on disk.
+    Args:
+      pool: texts of the items.
+      cache: folder in which the index of a large pool is kept; None keeps none.
     """
 
-    def __init__(self, pool: Sequence[str]):
-        import bm25s
-
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells every step of indexing
+    def __init__(self, pool: Sequence[str], cache: Path | None = None):
         self.pool = Pool(pool)
-        self._index = bm25s.BM25()
-        # The library's own empty token has no column in its index, so that asking for it fails.
-        self._index.index(
-            [_words(text) for text in pool], create_empty_token=False, show_progress=False
-        )
+        self._index = _kept_index(pool, cache) if cache and len(pool) >= _LARGE else _index(pool)
 
     def neighbours(
         self, queries: Sequence[str], k: int, *, exclude: Sequence[int | None] | None = None
@@ -46,6 +55,45 @@ class BM25Retriever:
         """See `Scorer.scores`."""
         for query in queries:
             yield self._index.get_scores(_words(query))
+
+
+def _library() -> ModuleType:
+    import bm25s
+
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells every step of indexing
+    return bm25s
+
+
+def _index(pool: Sequence[str]) -> BM25:
+    bm25s = _library()
+    made = bm25s.BM25()
+    shown = len(pool) >= _LARGE and sys.stderr.isatty()
+    # The library's own empty token has no column in its index, so that asking for it fails.
+    made.index([_words(text) for text in pool], create_empty_token=False, show_progress=shown)
+    return made
+
+
+def _kept_index(pool: Sequence[str], cache: Path) -> BM25:
+    """The index from the folder where it is there, else made and put there, whole or not at all."""
+    bm25s = _library()
+    path = cache / f"bm25-{digest([bm25s.__version__, _WORD.pattern, *pool])}"
+    try:
+        return bm25s.BM25.load(path, show_progress=False)
+    except FileNotFoundError:
+        pass
+    except Exception as error:  # what a broken file raises is anybody's guess
+        print(f"{path} is broken ({error}); it is made again.", file=sys.stderr)
+        shutil.rmtree(path, ignore_errors=True)
+    made = _index(pool)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    try:
+        made.save(temporary, show_progress=False)
+        temporary.rename(path)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not path.is_dir():  # else another process was quicker
+            print(f"The index can't be kept in {cache}: {error.strerror}.", file=sys.stderr)
+    return made
 
 
 def _words(text: str) -> list[str]:

@@ -38,14 +38,14 @@ def make_retriever(
       similarity: of `similarity_band`: one of `SIMILARITIES`.
       quantile: of `similarity_band`.
       fixed_shots: of `fixed`: indices; empty is the first of the pool.
-      cache: folder for vectors of the pool.
+      cache: folder for vectors of the pool, or its index.
 
     Raises:
       UserError: an unknown kind, a pool with fewer than 2 items, or see the retrievers.
     """
     match kind:
         case "bm25":
-            return BM25Retriever(pool)
+            return BM25Retriever(pool, cache)
         case "dense":
             return DenseRetriever(pool, encoder, cache)
         case "sentence_transformers":

@@ -46,7 +46,7 @@ def base_encoder(tokenizer: PieceTokenizer, pooled: PooledStates, identity: str)
 
     def key(texts: Sequence[str]) -> str:
         # Of the ids, so that an edited tokenizer is another key.
-        return _digest([identity, *map(str, tokenizer.encode_many(texts))])
+        return digest([identity, *map(str, tokenizer.encode_many(texts))])
 
     return Encoder(lambda texts: pooled(tokenizer.encode_many(texts)), key)
 
@@ -84,7 +84,7 @@ def sentence_encoder(model: str) -> Encoder:
     def key(texts: Sequence[str]) -> str:
         weights = (tensor.detach().cpu().float().numpy() for tensor in made.state_dict().values())
         vocabulary = repr(sorted(made.tokenizer.get_vocab().items()))
-        return _digest([repr(made), vocabulary, *(w.tobytes() for w in weights), *texts])
+        return digest([repr(made), vocabulary, *(w.tobytes() for w in weights), *texts])
 
     return Encoder(encode, key)
 
@@ -153,10 +153,11 @@ def _write(path: Path, vectors: np.ndarray) -> None:
         print(f"The vectors can't be kept in {path.parent}: {error.strerror}.", file=sys.stderr)
 
 
-def _digest(parts: Iterable[str | bytes]) -> str:
-    digest = hashlib.sha256()
+def digest(parts: Iterable[str | bytes]) -> str:
+    """Changes with any part, and with where one part ends and the next begins."""
+    made = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "big"))
-        digest.update(data)
-    return digest.hexdigest()
+        made.update(len(data).to_bytes(8, "big"))
+        made.update(data)
+    return made.hexdigest()
