@@ -9,7 +9,9 @@ from ml_collections import ConfigDict
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, assemble, fresh_adapter
 from pintern.config import default_config, trains
+from pintern.models.sharding import mesh_of
 from pintern.training.checkpoint import Checkpoints
+from pintern.training.placement import place, state_shardings
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import check_base
 
@@ -38,11 +40,9 @@ def restore_run(
 
 def restore_adapter(workdir: Path, parts: Parts, step: int | None = None) -> tuple[Adapter, int]:
     """Adapter and step of a checkpoint (the latest without `step`) of the run with these parts."""
-    adapter = fresh_adapter(parts)
-    config = parts.config
-    template = TrainState(adapter, make_optimizer(config.train).init(adapter))
-    checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep, writes=False)
-    found, state, _ = checkpoints.restore(template, step)
+    keep = parts.config.checkpoint.keep
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=keep, writes=False)
+    found, state, _ = checkpoints.restore(_template(parts), step)
     checkpoints.close()
     return state.adapter, found
 
@@ -51,9 +51,16 @@ def stage_adapters(workdir: Path, parts: Parts) -> list[tuple[int, Adapter]]:
     """Step and adapter at the end of each stage but the last, if `checkpoint.stages` kept them."""
     if not (workdir / "stages").is_dir():
         return []
-    adapter = fresh_adapter(parts)
-    template = TrainState(adapter, make_optimizer(parts.config.train).init(adapter))
+    template = _template(parts)
     kept = Checkpoints(workdir / "stages", writes=False)
     found = [(step, kept.restore(template, step)[1].adapter) for step in kept.steps]
     kept.close()
     return found
+
+
+def _template(parts: Parts) -> TrainState:
+    """A state of the config's shape, where the base lies."""
+    adapter, optimizer = fresh_adapter(parts), make_optimizer(parts.config.train)
+    state = TrainState(adapter, optimizer.init(adapter))
+    mesh = mesh_of(parts.checkpoint.decoder.embedding[...])
+    return place(state, state_shardings(mesh, optimizer, state))
