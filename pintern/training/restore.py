@@ -42,7 +42,7 @@ def restore_adapter(workdir: Path, parts: Parts, step: int | None = None) -> tup
     """Adapter and step of a checkpoint (the latest without `step`) of the run with these parts."""
     keep = parts.config.checkpoint.keep
     checkpoints = Checkpoints(workdir / "checkpoints", keep=keep, writes=False)
-    found, state, _ = checkpoints.restore(_template(parts), step)
+    found, state, _ = checkpoints.restore(state_template(parts), step)
     checkpoints.close()
     return state.adapter, found
 
@@ -51,14 +51,14 @@ def stage_adapters(workdir: Path, parts: Parts) -> list[tuple[int, Adapter]]:
     """Step and adapter at the end of each stage but the last, if `checkpoint.stages` kept them."""
     if not (workdir / "stages").is_dir():
         return []
-    template = _template(parts)
+    template = state_template(parts)
     kept = Checkpoints(workdir / "stages", writes=False)
     found = [(step, kept.restore(template, step)[1].adapter) for step in kept.steps]
     kept.close()
     return found
 
 
-def _template(parts: Parts) -> TrainState:
+def state_template(parts: Parts) -> TrainState:
     """A state of the config's shape, where the base lies."""
     adapter, optimizer = fresh_adapter(parts), make_optimizer(parts.config.train)
     state = TrainState(adapter, optimizer.init(adapter))

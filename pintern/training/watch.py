@@ -9,12 +9,12 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
-from pintern.assemble import Parts, assemble, fresh_adapter
+from pintern.assemble import Parts
 from pintern.errors import UserError
 from pintern.training.checkpoint import Checkpoints, checkpoint_steps
+from pintern.training.restore import restore_run, state_template
 from pintern.training.signals import Signals
-from pintern.training.step import TrainState, make_optimizer
-from pintern.training.workdir import check_base, read_config
+from pintern.training.workdir import read_config
 
 
 def watch(
@@ -53,8 +53,7 @@ def watch(
         todo = [step for step, name in names.items() if not _scored(workdir, name)]
         if todo:
             if parts is None:
-                parts = assemble(config, prompts_directory=workdir / "prompts")
-                check_base(workdir, parts.checkpoint)
+                parts, *_ = restore_run(workdir, config, base=True)
             adapter = _restore(workdir, parts, todo[-1])
             if adapter is None:
                 left_out.add(todo[-1])
@@ -86,12 +85,10 @@ def _scored(workdir: Path, name: str) -> bool:
 
 def _restore(workdir: Path, parts: Parts, step: int) -> Adapter | None:
     """The adapter of a checkpoint; None where training has removed it by now."""
-    adapter = fresh_adapter(parts)
-    template = TrainState(adapter, make_optimizer(parts.config.train).init(adapter))
     keep = parts.config.checkpoint.keep
     checkpoints = Checkpoints(workdir / "checkpoints", keep=keep, writes=False)
     try:
-        return checkpoints.restore(template, step)[1].adapter
+        return checkpoints.restore(state_template(parts), step)[1].adapter
     except (UserError, OSError):
         if step in checkpoint_steps(workdir / "checkpoints"):
             raise
