@@ -1,10 +1,12 @@
 """A mesh of eight virtual devices: the step of one, and nothing gathered that needn't be."""
 
+import importlib.util
 import subprocess
 import sys
 
 import pytest
 import tiny
+from jax.experimental import topologies
 
 from pintern.errors import UserError
 from pintern.models.sharding import make_mesh
@@ -47,3 +49,18 @@ def test_rest_of_the_devices():
         "fsdp": 1,
         "tensor": 1,
     }
+
+
+def test_slices_lie_along_data(monkeypatch):
+    """Devices of two real TPU slices, described by libtpu."""
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (extra `plan`)")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "1")
+    devices = topologies.get_topology_desc(
+        platform="tpu", topology_name="v5e:2x2", num_slices=2
+    ).devices
+    mesh = make_mesh({"data": 2, "fsdp": 4, "tensor": 1}, devices)
+    for slice_index, row in enumerate(mesh.devices):
+        assert {device.slice_index for device in row.flat} == {slice_index}
+    with pytest.raises(UserError, match="the devices are 2 TPU slices"):
+        make_mesh({"data": 1, "fsdp": 8, "tensor": 1}, devices)

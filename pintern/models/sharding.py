@@ -2,8 +2,8 @@
 
 The mesh has three axes. Over `data` the rows of a batch are split; over `fsdp` rows and weights
 both, so that a layer's weights are gathered as it runs; over `tensor` the heads and inner widths.
-A parameter's axes have logical names, and a rule says on which axis of the mesh a name lies. An
-axis that the mesh doesn't divide evenly stays whole.
+Several TPU slices lie along `data`. A parameter's axes have logical names, and a rule says on which
+axis of the mesh a name lies. An axis that the mesh doesn't divide evenly stays whole.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import (
     AbstractMesh,
     AxisType,
@@ -61,10 +62,27 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     Args:
       sizes: see `mesh_sizes`.
       devices: those of machines that aren't here, to compile for; None is what this run has.
+
+    Raises:
+      UserError: see `mesh_sizes`; or slices that `data` can't be split over.
     """
     devices = jax.devices() if devices is None else devices
     shape = tuple(mesh_sizes(sizes, len(devices)).values())
-    return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    types = (AxisType.Auto,) * len(AXES)
+    slices = len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else 1
+    if slices == 1:
+        return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
+    data, *within = shape
+    if data % slices:
+        raise UserError(
+            f"config.mesh.data is {data}; the devices are {slices} TPU slices.",
+            f"Give a multiple of {slices}: between slices the network is slow, and only sums of "
+            "gradients may cross it.",
+        )
+    grid = mesh_utils.create_hybrid_device_mesh(
+        (data // slices, *within), (slices, 1, 1), devices=devices
+    )
+    return Mesh(grid, AXES, axis_types=types)
 
 
 def mesh_sizes(sizes: Mapping[str, int], count: int) -> dict[str, int]:
