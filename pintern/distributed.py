@@ -28,7 +28,6 @@ PROCESS_ID = "PINTERN_PROCESS_ID"
 STOPPED_STATUS = "PINTERN_STOPPED_STATUS"
 
 T = TypeVar("T")
-N = TypeVar("N", bool, int)
 
 # A process that is gone is noticed after this long without a collective that fails at once.
 _HEARTBEAT_SECONDS = 30
@@ -84,13 +83,13 @@ def is_first() -> bool:
     return count() == 1 or _jax().process_index() == 0
 
 
-def agree(value: N) -> N:
+def agree(value: bool) -> bool:
     """The first process's answer, on all of them: what they read of a folder may differ in time."""
     if count() == 1:
         return value
     from jax.experimental import multihost_utils
 
-    return type(value)(multihost_utils.broadcast_one_to_all(int(value)))
+    return bool(multihost_utils.broadcast_one_to_all(int(value)))
 
 
 def any_of(value: bool) -> bool:

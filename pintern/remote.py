@@ -3,8 +3,7 @@
 An object store has no rename, no append and no lock, on which a run folder's files rest. So a run
 whose `--workdir` is `gs://…` or `s3://…` (any file system of fsspec) is pulled into a temporary
 folder, and pushed whenever it has a new checkpoint and at the end. What is in the store is what
-counts when the next process begins. Of several processes each has a copy, and the first one's,
-which has all that is written, is pushed.
+counts when the next process begins.
 
 A checkpoint counts there once `<step>.whole` lies beside its folder: that object is written after
 all of its files, and removed before any. Files that grow (metrics.jsonl) are pushed before the
@@ -20,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pintern.distributed import is_first
+from pintern.distributed import count
 from pintern.errors import UserError
 
 # A run's later checkpoints rest on its teacher and stages: these are pushed first.
@@ -59,17 +58,19 @@ def local_workdir(name: str, *, trains: bool = False) -> Iterator[Path]:
         what is new (evaluations, say) is pushed, at the end.
 
     Raises:
-      UserError: no driver for the URL, or no access.
+      UserError: no driver for the URL, no access, or several processes.
     """
     if not is_remote(name):
         yield Path(name)
         return
+    if trains and count() > 1:
+        raise UserError(
+            f"--workdir={name} is worked on in a copy by one process; there are several.",
+            "Give a folder that all of them share.",
+        )
     with tempfile.TemporaryDirectory(prefix="pintern-workdir-", ignore_cleanup_errors=True) as copy:
         mirror = Mirror(name, Path(copy) / "run")
         mirror.pull()
-        if not is_first():  # all read, and one writes
-            yield mirror.local
-            return
         ended = threading.Event()
         follower = threading.Thread(target=mirror.follow, args=(ended,), daemon=True)
         if trains:

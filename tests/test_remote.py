@@ -128,9 +128,17 @@ def test_a_driver_that_is_not_installed_is_named(scheme, monkeypatch):
         Mirror("gopher://bucket/run", Path("unused"))
 
 
-def test_a_local_folder_is_worked_on_itself(tmp_path):
+def test_a_local_folder_is_worked_on_itself_and_several_processes_are_refused(
+    tmp_path, monkeypatch
+):
     with local_workdir(str(tmp_path)) as run:
         assert run == tmp_path
+    monkeypatch.setattr("pintern.remote.count", lambda: 2)
+    with (
+        pytest.raises(UserError, match="by one process"),
+        local_workdir("memory://a/b", trains=True),
+    ):
+        pass
 
 
 @pytest.mark.parametrize("module", ["population", "study"])

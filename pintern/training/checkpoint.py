@@ -11,22 +11,18 @@ import logging
 import shutil
 import sys
 import time
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import SingleDeviceSharding
 from orbax.checkpoint import v1 as ocp
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState
-from pintern.distributed import agree, count, is_first
+from pintern.distributed import agree, is_first
 from pintern.errors import UserError
-from pintern.models.sharding import fetch
-from pintern.training.placement import place
 from pintern.training.step import TrainState
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every rename
@@ -125,13 +121,12 @@ class Checkpoints:
             return
         self._remove_old()
         self._saved_at = time.monotonic()
-        tree = jax.tree.map(_copy, _to_tree(state, curriculum))
-        if not is_first():
-            self._steps = sorted({*self._steps, step})
-            return
+        tree = jax.tree.map(
+            lambda x: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x),
+            _to_tree(state, curriculum),
+        )
         try:
-            with _alone():
-                self._pending = step, ocp.save_async(self._directory / str(step), tree)
+            self._pending = step, ocp.save_async(self._directory / str(step), tree)
         except (OSError, ValueError) as error:
             raise self._unwritten(step, error) from error
 
@@ -177,10 +172,16 @@ class Checkpoints:
                 f"There are: {', '.join(map(str, self.steps)) or 'none'}.",
             )
         # Orbax reads a numpy leaf back only into one: it was stored without a sharding.
-        abstract = jax.tree.map(_abstract, _to_tree(template, AdaptiveState()))
+        abstract = jax.tree.map(
+            lambda x: (
+                jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
+                if isinstance(x, jax.Array)
+                else x
+            ),
+            _to_tree(template, AdaptiveState()),
+        )
         try:
-            with _alone():
-                tree = ocp.load(self._directory / str(step), abstract)
+            tree = ocp.load(self._directory / str(step), abstract)
         except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
             raise UserError(
                 f"Checkpoint {step} in {self._directory} doesn't fit the config:",
@@ -189,8 +190,6 @@ class Checkpoints:
             ) from error
         _check_shapes(tree, abstract, f"checkpoint {step} in {self._directory}")
         state, curriculum = _from_tree(tree, template)
-        if count() > 1:
-            state = place(state, jax.tree.map(lambda x: x.sharding, template))
         return step, state, curriculum
 
     def close(self) -> None:
@@ -217,37 +216,6 @@ class Checkpoints:
             f"Whole are: {whole}." if whole else "There is none yet.",
             "Free space or mend the folder, and run the same command again.",
         )
-
-
-def _alone() -> AbstractContextManager[Any]:
-    """Orbax as if there were no other process.
-
-    A state is small beside its base: the first process gathers and writes it, and each one reads
-    it whole. So a checkpoint is the same whatever the processes were, and the others need not see
-    the folder that it is written to.
-    """
-    if count() == 1:
-        return nullcontext()
-    this = jax.process_index()
-    return ocp.Context(
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-            primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process-{this}"
-        )
-    )
-
-
-def _copy(x: Any) -> Any:
-    """What is written of a leaf: the next step is given the buffers that it has now."""
-    if not isinstance(x, jax.Array):
-        return np.array(x)
-    return jnp.copy(x) if count() == 1 else jnp.asarray(fetch(x))
-
-
-def _abstract(x: Any) -> Any:
-    if not isinstance(x, jax.Array):
-        return x
-    here = SingleDeviceSharding(jax.local_devices()[0])
-    return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding if count() == 1 else here)
 
 
 def _to_tree(state: TrainState, curriculum: AdaptiveState) -> dict[str, Any]:

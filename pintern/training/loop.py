@@ -103,9 +103,8 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     stage = AdaptiveState()
     checkpoints = Checkpoints(workdir / "checkpoints", keep=config.checkpoint.keep)
     step = 0
-    latest = checkpoints.latest
-    if (last := agree(-1 if latest is None else latest)) >= 0 and resumed:
-        step, state, stage = checkpoints.restore(state, last)
+    if resumed and checkpoints.latest is not None:
+        step, state, stage = checkpoints.restore(state)
     if is_first():
         for change in record_changes(workdir, config, parts.checkpoint, step=step):
             print(f"From step {step} on, {change}.")
