@@ -3,7 +3,7 @@
     python -m pintern.study --study=experiments/studies/diagnostics.py --workdir=runs/diagnostics
 
 KL to the prompted base at the end of every stage, the internalisation score, another company's
-questions (behind that company's prompt) before and after, and what happens when two metrics are
+questions (behind that company's prompt) before and after, and what happens when two terms are
 redefined in the prompt after it was internalised. Reduced: the company task on the bundled model.
 """
 
@@ -15,22 +15,17 @@ from pintern.studies.study import Study
 
 STAGES = {"checkpoint.stages": True}
 OTHER_COMPANY = 0
-# One that no labelled pair shows, and one that some do.
+# One that no labelled pair shows, and one that some do. The base follows both behind its prompt; an
+# edit that it can't read there (another sign between the same columns, say) can't be internalised.
 EDITS = (
     Edit(
         "Metric profit is mus - fup.",
-        "Metric profit is mus + fup.",
+        "Metric profit is mus - nem.",
         "mus - fup",
-        "mus + fup",
+        "mus - nem",
         ("profit",),
     ),
-    Edit(
-        "Metric value is rux + piv.",
-        "Metric value is rux - piv.",
-        "rux + piv",
-        "rux - piv",
-        ("value",),
-    ),
+    Edit("capacity is duv", "capacity is nem", "duv", "nem", ("capacity",)),
 )
 
 
