@@ -9,6 +9,7 @@ prompt alone.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -81,7 +82,9 @@ class Staleness:
         base with the edited prompt), the `curve` over further steps, and `steps_to_mend`: the first
         of its points with the affected queries' score back; None if none has."""
         parts = done.measured.parts
-        folder = done.folder / "staleness"
+        # Named by the settings: measured anew with other edits, it is another experiment.
+        settings = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
+        folder = done.folder / f"staleness-{settings}"
         affected, other = self._write(parts, folder)
         config = self._config(parts, folder)
         edited = with_task(parts, _task_fields(config))
