@@ -15,8 +15,8 @@ from pintern.studies.study import Study
 
 STAGES = {"checkpoint.stages": True}
 OTHER_COMPANY = 0
-# The base follows both behind its prompt. An edit that it can't read there (another sign between the
-# same columns, say) can't be internalised.
+# The base follows both behind its prompt. An edit that it can't read there (another sign between
+# the same columns, say) can't be internalised.
 EDITS = (
     Edit(
         "Metric profit is mus - fup.",
