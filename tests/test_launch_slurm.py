@@ -101,7 +101,6 @@ def test_two_tasks_are_preempted_resume_and_end_as_if_nothing_had_been(cluster, 
     assert code == 0, said + err
     assert "Slurm asks the job to end; the job saves (restart 0)" in said
     assert f"job {job} is PENDING (BeginTime)" in err
-    assert "Stopped by a signal; saved" in said
     two = ("-m", "launch.local", "--processes=2", "--", *training, f"--workdir={straight}")
     code, _, err = tiny.run(*two)
     assert code == 0, err
