@@ -13,7 +13,6 @@ import pytest
 import tiny
 import tiny_models
 from flax import nnx
-from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter, init_lora
 from pintern.assemble import split_decoder
@@ -21,12 +20,12 @@ from pintern.errors import UserError
 from pintern.models.load import init_model
 from pintern.models.shared_prefix import Batch
 from pintern.training.loop import train
-from pintern.training.members import Outcome, common_step, same_population, saved_steps
+from pintern.training.members import common_step, same_population, saved_steps
 from pintern.training.population import train_population
 from pintern.training.restore import restore_run
 from pintern.training.stacking import make_population_step, rates_of, stack, unstack
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
-from pintern.training.variation import members_of, parse_variation, spread_over_seeds, table
+from pintern.training.variation import members_of
 from pintern.training.workdir import read_config
 
 # What members may differ in, and data that are not of one width: the seed draws retrieved examples.
@@ -453,56 +452,3 @@ def test_a_population_goes_on_from_the_last_step_that_all_saved(tmp_path):
     assert [saved_steps(path) for path in paths] == [[2, 4], [4], [2, 4]]
     assert common_step([*paths, tmp_path / "d"]) == 0
     assert [saved_steps(path) for path in paths] == [[], [], []]
-
-
-# ── the command ──
-
-
-def test_every_combination_is_a_member_of_its_own_name():
-    config = tiny.config()
-    given = ["seed=0,1", "config.train.learning_rate=1e-3,0.5", "adapter.soft_prompt_text=a b,c d"]
-    vary = parse_variation(config, given)
-    assert vary["seed"] == (0, 1)
-    assert vary["train.learning_rate"] == (0.001, 0.5)
-    members = members_of(config, vary)
-    assert len(members) == 8
-    chosen: ConfigDict = members["seed-1_learning_rate-0.001_soft_prompt_text-1"]
-    assert (chosen.seed, chosen.train.learning_rate) == (1, 1e-3)
-    assert chosen.adapter.soft_prompt_text == "c d"
-    assert config == tiny.config()
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        (["rank=1,2"], "--vary=rank=1,2 is not FIELD=VALUE"),
-        (["adapter.rank=1,2"], "with a field that members may differ in"),
-        (["seed"], "--vary=seed is not FIELD=VALUE"),
-        (["seed=a"], "seed takes values like 0"),
-        (["seed=0", "seed=1"], "names seed twice"),
-        (["seed=0,0"], "repeats a value"),
-        (["train.learning_rate=-1"], r"config.train.learning_rate is -1.0; it must be above 0"),
-        ([], "neither --vary nor a VARY"),
-    ],
-)
-def test_a_wrong_variation_is_told(given, message):
-    config = tiny.config()
-    with pytest.raises(UserError, match=message):
-        members_of(config, parse_variation(config, given))
-
-
-def test_the_table_has_every_member_and_the_spread_of_its_seeds(tmp_path):
-    config = tiny.config()
-    vary = {"seed": (0, 1), "train.learning_rate": (1e-3, 2e-3)}
-    members = members_of(config, vary)
-    outcomes = [Outcome(tmp_path / name, "trained", 8, 1.5) for name in members]
-    outcomes[3] = Outcome(outcomes[3].workdir, "diverged", 4, None, "The loss at step 4 is nan")
-    scores = {outcome.workdir: 10.0 * i for i, outcome in enumerate(outcomes[:3])}
-    text = table(outcomes, scores)
-    last = text.splitlines()[-2:]
-    assert last[0].split() == ["seed-1_learning_rate-0.002", "diverged", "4", "–", "–"]
-    assert last[1] == "seed-1_learning_rate-0.002: The loss at step 4 is nan"
-    spread = spread_over_seeds(list(members.values()), vary, outcomes, scores)
-    rows = [line.split() for line in spread.splitlines()[1:]]
-    assert rows[0] == "train.learning_rate=0.001 2 10.0 14.1 0.0 20.0".split()
-    assert rows[1] == "train.learning_rate=0.002 1 10.0 nan 10.0 10.0".split()
