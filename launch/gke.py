@@ -1,7 +1,7 @@
 """Runs a command as a JobSet on GKE, on TPU slices or GPU nodes, and follows its output.
 
-    python -m launch.gke --cluster=c --location=us-west4 --type=v5litepod-64 --image=IMAGE -- \\
-        python -m pintern.train --workdir=gs://bucket/runs/large ...
+    python -m launch.gke --cluster=c --location=us-west4 --type=v5litepod-8 --image=IMAGE -- \\
+        python -m pintern.train --workdir=gs://bucket/runs/one ...
     python -m launch.gke --cluster=c --location=us-west4 --type=nvidia-h100-80gb --nodes=4 ...
 
 The image holds the package and its `tpu` or `cuda` extra. The run folder has to be a bucket's. Pods
