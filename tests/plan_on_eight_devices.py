@@ -13,7 +13,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 
 from flax import nnx  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
-from on_eight_devices import SHAPES  # noqa: E402
+from on_eight_devices import CONFIGS  # noqa: E402
 
 from launch.planning.chips import CHIPS, Topology  # noqa: E402
 from launch.planning.estimate import estimate_training  # noqa: E402
@@ -107,7 +107,7 @@ def real_bytes(tree):
 
 
 def plan(family, sizes):
-    raw, config = SHAPES[family], config_of(sizes)
+    raw, config = CONFIGS[family], config_of(sizes)
     shape = decoder_config(family_of(raw), raw)
     mesh = make_mesh(config.mesh.to_dict())
     topology = Topology("eight CPUs", CHIPS["v5e"], 8, tuple(jax.devices()))

@@ -165,7 +165,7 @@ def test_a_run_in_a_store_is_resumed_scored_and_exported(tmp_path):
     for command in (
         ("-m", "pintern.train", f"--config={file}"),
         ("-m", "pintern.evaluate"),
-        ("-m", "pintern.export", f"--out={tmp_path / 'out'}"),
+        ("-m", "pintern.export", "--format=peft", f"--out={tmp_path / 'out'}"),
     ):
         code, _, err = tiny.run(*command, f"--workdir={url}")
         assert code == 0, (command, err)
