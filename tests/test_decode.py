@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tiny
 
-from pintern.adapters.adapter import Adapter
+from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.assemble import new_adapter, split_decoder
-from pintern.evaluation.decode import Generator, Sampling, pad_rows
+from pintern.evaluation.decode import Generator, Sampling, bucket, pad_rows
 from pintern.evaluation.sampling import restrict
 
 NEW = 6
@@ -100,7 +100,60 @@ def test_sampling_depends_on_seed_and_row_alone():
     assert drawn != generate()
 
 
-def test_reading_the_prefix_with_every_batch_is_only_slower():
+def many_rows(count: int, longest: int = 32) -> list[list[int]]:
+    """Of such lengths that several buckets and both batch sizes of admission come up."""
+    rng = np.random.default_rng(2)
+    return [rng.integers(2, 300, rng.integers(1, longest + 1)).tolist() for _ in range(count)]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_rows_that_take_the_places_of_ended_ones_get_their_own_tokens(temperature):
+    """Sixty rows through eight places, where EOS frees them at different times, and so often that
+    the ring goes around."""
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    generator = Generator(graph, base, trained_adapter(), PREFIX, Sampling(NEW, NEVER, temperature))
+    rows = many_rows(60)
+    whole = generator(rows, batch_rows=1, seed=3)
+    ends = {row[len(row) // 2] for row in whole[:20]}
+    sampling = Sampling(NEW, NEVER, temperature, also_end=tuple(sorted(ends)))
+    told = []
+    generator = Generator(graph, base, trained_adapter(), PREFIX, sampling)
+    made = generator(rows, batch_rows=8, seed=3, progress=told.append)
+    cut = [next((i for i, token in enumerate(row) if token in ends), NEW) for row in whole]
+    assert made == [row[:end] for row, end in zip(whole, cut, strict=True)]
+    assert len(set(cut)) > 3
+    assert sum(told) == 60
+
+
+def test_members_with_adapters_and_prefixes_of_their_own_are_served_in_one_batch():
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    whole = trained_adapter()
+    thinner = whole.replace(
+        lora={
+            name: LoraPair(pair.a[..., :1], pair.b[:, :1])
+            for name, pair in list(whole.lora.items())[:3]
+        },
+        soft_prompt=whole.soft_prompt[:1],
+        scale=3.0,
+    )
+    members = [(whole, PREFIX), (thinner, PREFIX[:4]), (None, ())]
+    rows = many_rows(15, longest=16)
+    numbers = [(i * i) % 3 for i in range(15)]  # the second has most of them
+    sampling = Sampling(NEW, NEVER)
+    made = Generator.together(graph, base, members, sampling)(rows, batch_rows=6, members=numbers)
+    for number, (adapter, prefix) in enumerate(members):
+        mine = [i for i in range(15) if numbers[i] == number]
+        alone = Generator(graph, base, adapter, prefix, sampling)
+        assert [made[i] for i in mine] == alone([rows[i] for i in mine], batch_rows=len(mine))
+
+
+def test_stacked_and_unrolled_layers_give_the_same(monkeypatch):
+    unrolled = generate(trained_adapter())
+    monkeypatch.setattr("pintern.evaluation.decode._on_one_cpu", lambda base: False)
+    assert generate(trained_adapter()) == unrolled
+
+
+def test_reading_the_prefix_with_every_row_is_only_slower():
     assert generate(trained_adapter(), cached=False) == generate(trained_adapter())
 
 
@@ -110,10 +163,14 @@ def test_without_a_prefix_rows_stand_alone():
     assert alone != generate()
 
 
-def test_rows_are_padded_to_a_multiple():
-    tokens, valid = pad_rows([[5, 6, 7], [8]], multiple=4)
-    assert tokens.tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
-    assert valid.tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+def test_rows_are_padded_to_a_bucket():
+    tokens, valid = pad_rows([[5, 6, 7], [8]])
+    assert tokens.shape == (2, 16)
+    assert tokens[:, :4].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
+    assert valid[:, :4].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    found = sorted({bucket(n) for n in range(1, 400)})
+    assert found == [16, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert all(bucket(n) >= n for n in range(1, 400))
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

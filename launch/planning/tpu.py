@@ -21,7 +21,7 @@ from launch.planning.programs import (
     serving_adapter,
     training_step,
 )
-from pintern.evaluation import decode
+from pintern.evaluation import engine
 from pintern.evaluation.sampling import Sampling
 from pintern.models.config import DecoderConfig
 from pintern.models.sharding import make_mesh
@@ -49,7 +49,7 @@ def compile_training(
         prefix = jax.ShapeDtypeStruct((1, lengths.prefix), jnp.int32)
         measured, prefilled = measure(
             "teacher prefix",
-            functools.partial(decode.read_prefix.lower, base.graph),
+            functools.partial(engine.read_prefix.lower, base.graph),
             (base.state, adapter, prefix),
             {"weights": base.state, "adapter": adapter},
             tokens=lengths.prefix,
@@ -97,12 +97,12 @@ def compile_decoding(
     held = {"weights": base.state, "adapter": adapter}
     fields, rows = config.eval, config.eval.batch_rows
     sampling = Sampling(fields.max_new_tokens, eos, fields.temperature)
-    tokens = jax.ShapeDtypeStruct((rows, lengths.query), jnp.int32)
-    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))
+    tokens = jax.ShapeDtypeStruct((1, rows, lengths.query), jnp.int32)
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), (1, rows)))
 
     measured, prefilled = measure(
         "read prefix",
-        functools.partial(decode.read_prefix.lower, base.graph),
+        functools.partial(engine.read_prefix.lower, base.graph),
         (base.state, adapter, jax.ShapeDtypeStruct((1, lengths.prefix), jnp.int32)),
         held,
         tokens=lengths.prefix,
@@ -111,22 +111,33 @@ def compile_decoding(
     yield measured
     if prefilled is None:
         return
-    measured, started = measure(
+    measured, read = measure(
         "read rows",
-        functools.partial(decode.start_rows.lower, base.graph),
+        functools.partial(engine.read_rows.lower, base.graph),
         (base.state, adapter, prefilled, tokens, tokens),
         {**held, "batch": (tokens, tokens), "cache": prefilled},
         tokens=rows * lengths.query,
         effort=effort,
     )
     yield measured
-    if started is None:
+    if read is None:
+        return
+    measured, places = measure(
+        "admit rows",
+        functools.partial(engine.begin.lower, sampling),
+        (prefilled, read, keys),
+        {"batch": keys, "cache": (prefilled, read)},
+        tokens=rows,
+        effort=effort,
+    )
+    yield measured
+    if places is None:
         return
     measured, _ = measure(
         "decode",
-        functools.partial(decode.decode_rows.lower, base.graph, sampling),
-        (base.state, adapter, *started, keys),
-        {**held, "batch": (started[1:], keys), "cache": started[0]},
+        functools.partial(engine.advance.lower, base.graph, sampling),
+        (base.state, adapter, places, rows, fields.max_new_tokens),
+        {**held, "batch": places[2:], "cache": places.cache},
         tokens=rows * fields.max_new_tokens,
         loop_trips=fields.max_new_tokens - 1,
         effort=effort,

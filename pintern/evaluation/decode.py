@@ -1,14 +1,13 @@
-"""Decoding behind a shared prefix: prefilled once, then rows of like length in batches.
+"""Decoding behind shared prefixes: the one way in which this package generates.
 
-The loop over new tokens runs on the device and stops when every row has ended; for a reader at the
-terminal the same loop is run one token at a time.
+A prefix is prefilled once. Rows take turns in a fixed number of places: as soon as a quarter of
+them have ended, the next ones are read and take over (continuous batching; Orca, OSDI 2022). In
+between, tokens are chosen on the device without asking the host.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,34 +16,20 @@ from flax import nnx
 from jaxtyping import Array, Int, Key
 
 from pintern.adapters.adapter import Adapter
-from pintern.evaluation.sampling import Sampling, choose
-from pintern.models.decoder import Cache, Decoder
+from pintern.adapters.groups import by_group
+from pintern.evaluation import engine
+from pintern.evaluation.engine import Places, Read
+from pintern.evaluation.sampling import Sampling
+from pintern.models.cache import Cache, join_prefixes
 from pintern.models.sharding import fetch
-from pintern.models.shared_prefix import positions_of, prefill
+from pintern.evaluation.unroll import unrolled
 
-_MULTIPLE = 32  # wider steps: fewer programs, each of which takes seconds to compile
-
-
-class Decoding(NamedTuple):
-    """Rows on their way, between two tokens.
-
-    Attributes:
-      place: tokens chosen so far.
-      cache: what was read, with room for the rest.
-      position: of the last chosen token, which is not read yet.
-      token: the last chosen one.
-      made: all chosen ones; the slots still to come hold EOS.
-    """
-
-    place: Int[Array, ""]
-    cache: Cache
-    position: Int[Array, " row"]
-    token: Int[Array, " row"]
-    made: Int[Array, "row new"]
+_SHORTEST = 16  # slots of the shortest bucket
+_RATIO = 4  # rows that are so much shorter than others are served after them, in less room
 
 
 class Generator:
-    """Decodes rows behind one prefix.
+    """Decodes rows behind one prefix; or each behind one of several (`together`).
 
     Args:
       graph: static part of the decoder.
@@ -52,8 +37,8 @@ class Generator:
       adapter: LoRA pairs and soft prompt, or None for the base model.
       prefix: token ids that every row stands behind; may be empty.
       sampling: how to choose tokens.
-      cached: prefill the prefix once and keep it; False reads it again with every batch, as a
-        server without prefix caching does (for measurements).
+      cached: prefill the prefix once and keep it; False reads it again with every row, as a server
+        without prefix caching does (for measurements). Soft prompts are kept in any case.
     """
 
     def __init__(
@@ -66,21 +51,52 @@ class Generator:
         *,
         cached: bool = True,
     ):
-        self._base, self._adapter = base, adapter
-        self._sampling = sampling
-        self._prefix = np.asarray(prefix, np.int32)[None]
-        self._read = functools.partial(read_prefix, graph)
-        self._start = functools.partial(start_rows, graph)
-        self._whole = functools.partial(decode_rows, graph, sampling)
-        self._begin = functools.partial(_begin_jit, graph, sampling)
-        self._advance = functools.partial(_advance_jit, graph, sampling)
-        self._prefilled = self._read(base, adapter, self._prefix) if cached else None
+        self._in_row = () if cached else tuple(prefix)
+        self._prepare(graph, base, [(adapter, prefix if cached else ())], sampling)
+        self._adapter = adapter
+
+    @classmethod
+    def together(
+        cls,
+        graph: nnx.GraphDef,
+        base: nnx.State,
+        members: Sequence[tuple[Adapter | None, Sequence[int]]],
+        sampling: Sampling,
+    ) -> Generator:
+        """A generator whose rows belong to members, each with an adapter and a prefix of its own.
+
+        One batch serves all of them: the base's maps meet the tokens of all members in one product.
+        """
+        self = cls.__new__(cls)
+        self._in_row = ()
+        self._prepare(graph, base, members, sampling)
+        self._adapter = by_group([adapter for adapter, _ in members])
+        return self
+
+    def _prepare(
+        self,
+        graph: nnx.GraphDef,
+        base: nnx.State,
+        members: Sequence[tuple[Adapter | None, Sequence[int]]],
+        sampling: Sampling,
+    ) -> None:
+        if _on_one_cpu(base):
+            graph, base = unrolled(graph, base)
+        self._graph, self._base, self._sampling = graph, base, sampling
+        self._groups = len(members)
+        self._prefilled = join_prefixes(
+            [
+                engine.read_prefix(graph, base, adapter, np.asarray(prefix, np.int32)[None])
+                for adapter, prefix in members
+            ]
+        )
 
     def __call__(
         self,
         rows: Sequence[Sequence[int]],
         *,
         batch_rows: int,
+        members: Sequence[int] | None = None,
         seed: int = 0,
         first_index: int = 0,
         progress: Callable[[int], None] | None = None,
@@ -90,25 +106,31 @@ class Generator:
 
         Args:
           rows: token ids, at least one per row.
-          batch_rows: rows decoded at once; the last batch is filled up with copies.
+          batch_rows: rows decoded at once, shared out evenly among the members.
+          members: of each row, its member's number; all are the first's by default.
           seed: of sampling. Each row has a stream of its own, so that its text doesn't depend on
             what it is batched with.
           first_index: number of the first row, where these are a part of a longer list: a row's
             stream depends on the seed and on its number.
           progress: told how many rows are done.
         """
-        order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
+        rows = [[*self._in_row, *row] for row in rows]
+        members = [0] * len(rows) if members is None else members
+        waiting = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
         done: list[list[int]] = [[] for _ in rows]
-        for first in range(0, len(order), batch_rows):
-            chosen = order[first : first + batch_rows]
-            filled = [chosen[i % len(chosen)] for i in range(batch_rows)]
-            tokens, valid = pad_rows([rows[i] for i in filled])
-            keys = _row_keys(seed, [first_index + i for i in filled])
-            made = fetch(self.decode(*self.prefill(tokens, valid), keys))
-            for place, i in enumerate(chosen):
-                done[i] = _until(made[place], self._sampling.eos)
-            if progress:
-                progress(len(chosen))
+        while waiting:
+            longest = len(rows[waiting[0]])
+            now = [i for i in waiting if len(rows[i]) * _RATIO > longest]
+            waiting = waiting[len(now) :]
+            queues = [[i for i in now if members[i] == g] for g in range(self._groups)]
+            places = min(max(1, batch_rows // self._groups), max(map(len, queues)))
+            service = _Service(
+                self, rows, queues, places, lambda of: _row_keys(seed, first_index + of)
+            )
+            for i, tokens in service.run():
+                done[i] = _until(tokens, self._sampling.eos)
+                if progress:
+                    progress(1)
         return done
 
     def stream(self, row: Sequence[int], *, seed: int = 0, index: int = 0) -> Iterator[int]:
@@ -119,34 +141,125 @@ class Generator:
           seed: of sampling.
           index: number of the row; as number `index` of a list it gets the same tokens.
         """
-        tokens, valid = pad_rows([row])
-        keys = _row_keys(seed, [index])
-        state = self._begin(*self.prefill(tokens, valid), keys)
-        for place in range(1, self._sampling.max_new_tokens + 1):
-            token = int(state.token[0])
+        places = self.begin(self.read([row]), _row_keys(seed, np.asarray([[index]])))
+        for _ in range(self._sampling.max_new_tokens):
+            token = int(places.token[0, 0])
             if token == self._sampling.eos:
                 return
             yield token
-            if place < self._sampling.max_new_tokens:
-                state = self._advance(self._base, self._adapter, state, keys, place + 1)
+            places = self.advance(places, 1, steps=1)
 
-    def prefill(self, tokens: np.ndarray, valid: np.ndarray) -> tuple[Cache, Array, Array]:
-        """Reads `[row, slot]` tokens: cache, logits of the next token, its position."""
-        prefilled = self._prefilled or self._read(self._base, self._adapter, self._prefix)
-        return self._start(self._base, self._adapter, prefilled, tokens, valid)
+    def read(self, rows: Sequence[Sequence[int]]) -> Read:
+        """Reads rows of the only member."""
+        return self.read_padded(*pad_rows([[*self._in_row, *row] for row in rows]))
 
-    def decode(
-        self, cache: Cache, logits: Array, position: Array, keys: Key[Array, " row"]
-    ) -> Int[Array, "row new"]:
-        """Continues prefilled rows to EOS or the limit; slots after EOS hold EOS."""
-        return self._whole(self._base, self._adapter, cache, logits, position, keys)
+    def read_padded(self, tokens: np.ndarray, valid: np.ndarray) -> Read:
+        """Reads right-padded rows: `[row, slot]` of the only member, or `[group, row, slot]`."""
+        shape = (self._groups, -1, tokens.shape[-1])
+        tokens, valid = tokens.reshape(shape), valid.reshape(shape)
+        return engine.read_rows(
+            self._graph, self._base, self._adapter, self._prefilled, tokens, valid
+        )
+
+    def begin(self, read: Read, keys: Key[Array, "group row"]) -> Places:
+        """Places for just these rows."""
+        return engine.begin(self._sampling, self._prefilled, read, keys)
+
+    def advance(self, places: Places, ended: int, *, steps: int | None = None) -> Places:
+        """Chooses tokens until so many places have ended, or for so many steps; takes `places`."""
+        steps = self._sampling.max_new_tokens if steps is None else steps
+        return engine.advance(
+            self._graph, self._sampling, self._base, self._adapter, places, ended, steps
+        )
+
+    def no_rows(self, read: Read, rows: int, slots: int) -> Places:
+        """Free places, `rows` for each member, for rows of up to `slots` tokens."""
+        return engine.no_rows(self._sampling, self._prefilled, read, rows, slots)
+
+    def admit(self, places: Places, read: Read, where: np.ndarray, keys: Array) -> Places:
+        """Gives places to rows; takes `places`."""
+        return engine.admit(self._sampling, places, read, where, keys)
 
 
-def pad_rows(
-    rows: Sequence[Sequence[int]], multiple: int = _MULTIPLE
-) -> tuple[np.ndarray, np.ndarray]:
-    """Right-pads to a multiple of `multiple` slots: `[row, slot]` tokens and validity."""
-    width = -(-max(len(row) for row in rows) // multiple) * multiple
+class _Service:
+    """Rows of like length on their way through a fixed number of places.
+
+    Args:
+      generator: whose rows they are.
+      rows: token ids of all.
+      queues: of each member, the numbers of its rows, the longest first.
+      places: of each member.
+      keys: of rows' numbers, their random streams.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        rows: Sequence[Sequence[int]],
+        queues: list[list[int]],
+        places: int,
+        keys: Callable[[np.ndarray], Key[Array, "group row"]],
+    ):
+        self._generator, self._rows, self._keys = generator, rows, keys
+        self._queues = [queue[::-1] for queue in queues]  # taken from the end
+        self._slots = bucket(max(len(rows[queue[0]]) for queue in queues if queue))
+        self._tenants = np.full((len(queues), places), -1)
+        self._few = max(1, places // 4)
+        self._state: Places | None = None
+
+    def run(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Number and tokens of each row, as they end."""
+        while any(self._queues) or (self._tenants >= 0).any():
+            self._fill()
+            living = int((self._tenants >= 0).sum())
+            enough = min(self._few, living) if any(self._queues) else living
+            ended = self._tenants.size - living + enough
+            self._state = self._generator.advance(self._state, ended)
+            yield from self._collect()
+
+    def _fill(self) -> None:
+        """Admits rows, in one of two batch sizes, while there are enough places or nobody else."""
+        while True:
+            free = (self._tenants < 0).sum(1)
+            ready = max(min(len(q), n) for q, n in zip(self._queues, free, strict=True))
+            waits = ready < self._few and (self._tenants >= 0).any()
+            if ready == 0 or (waits and sum(map(len, self._queues)) > ready):
+                return
+            places = self._tenants.shape[1]
+            self._admit(places if 2 * ready > places else self._few)
+
+    def _admit(self, count: int) -> None:
+        groups, places = self._tenants.shape
+        where = np.full((groups, count), places)  # no such place: left out
+        chosen = np.full((groups, count), -1)
+        for g, queue in enumerate(self._queues):
+            for c, place in enumerate(np.flatnonzero(self._tenants[g] < 0)[:count]):
+                if queue:
+                    chosen[g, c], where[g, c] = queue.pop(), place
+                    self._tenants[g, place] = chosen[g, c]
+        rows = [self._rows[i] if i >= 0 else [0] for i in chosen.flat]
+        read = self._generator.read_padded(*pad_rows(rows))
+        if self._state is None:
+            self._state = self._generator.no_rows(read, places, self._slots)
+        self._state = self._generator.admit(self._state, read, where, self._keys(chosen))
+
+    def _collect(self) -> Iterator[tuple[int, np.ndarray]]:
+        ended = fetch(self._state.ended(self._generator._sampling)) & (self._tenants >= 0)
+        made = fetch(self._state.made)
+        for g, place in np.argwhere(ended):
+            yield int(self._tenants[g, place]), made[g, place]
+            self._tenants[g, place] = -1
+
+
+def bucket(length: int) -> int:
+    """Slots for a row: the next of 16, 32, 48, 64, 96, 128, 192, 256, …, so that few shapes do."""
+    step = max(_SHORTEST, 2 ** ((length - 1).bit_length() - 2))
+    return -(-length // step) * step
+
+
+def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Right-pads to the longest row's bucket: `[row, slot]` tokens and validity."""
+    width = bucket(max(len(row) for row in rows))
     tokens = np.zeros((len(rows), width), np.int32)
     valid = np.zeros_like(tokens)
     for r, row in enumerate(rows):
@@ -155,119 +268,16 @@ def pad_rows(
     return tokens, valid
 
 
-def _until(tokens: np.ndarray, eos: int) -> list[int]:
+def _on_one_cpu(base: nnx.State) -> bool:
+    devices = {d for leaf in jax.tree.leaves(base) for d in leaf.devices()}
+    return len(devices) == 1 and devices.pop().platform == "cpu"
+
+
+def _until(tokens: Int[np.ndarray, " new"], eos: int) -> list[int]:
     ends = np.flatnonzero(tokens == eos)
     return tokens[: ends[0] if len(ends) else len(tokens)].tolist()
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def read_prefix(
-    graph: nnx.GraphDef, base: nnx.State, adapter: Adapter | None, prefix: Array
-) -> tuple[Cache, Array]:
-    """Reads `[1, slot]` tokens and the soft prompt: cache, and where rows start."""
-    return prefill(nnx.merge(graph, base), prefix, jnp.ones_like(prefix), adapter=adapter)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def start_rows(
-    graph: nnx.GraphDef,
-    base: nnx.State,
-    adapter: Adapter | None,
-    prefilled: tuple[Cache, Array],
-    tokens: Array,
-    valid: Array,
-) -> tuple[Cache, Array, Array]:
-    """Reads `[row, slot]` tokens behind a prefix: cache, logits of the next token, its position."""
-    decoder: Decoder = nnx.merge(graph, base)
-    cache, start = prefilled
-    positions = positions_of(valid[None], start[:, None])
-    hidden, cache = decoder(tokens[None], positions, cache, adapter=adapter)
-    last = valid.shape[-1] - 1 - jnp.argmax(valid[:, ::-1], axis=-1)
-    at_last = jnp.take_along_axis(hidden[0], last[:, None, None], axis=1)[:, 0]
-    return cache, decoder.logits(at_last), positions[0].max(-1) + 1
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def decode_rows(
-    graph: nnx.GraphDef,
-    sampling: Sampling,
-    base: nnx.State,
-    adapter: Adapter | None,
-    cache: Cache,
-    logits: Array,
-    position: Array,
-    keys: Key[Array, " row"],
-) -> Int[Array, "row new"]:
-    """Chooses tokens until every row has ended, or `max_new_tokens` of them."""
-    state = _begin(sampling, cache, logits, position, keys)
-    until = sampling.max_new_tokens
-    return _advance(nnx.merge(graph, base), sampling, adapter, state, keys, until).made
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _begin_jit(
-    graph: nnx.GraphDef,
-    sampling: Sampling,
-    cache: Cache,
-    logits: Array,
-    position: Array,
-    keys: Array,
-) -> Decoding:
-    del graph  # taken so that all three are called alike
-    return _begin(sampling, cache, logits, position, keys)
-
-
-# The state is given away: otherwise each token would cost a copy of the cache.
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
-def _advance_jit(
-    graph: nnx.GraphDef,
-    sampling: Sampling,
-    base: nnx.State,
-    adapter: Adapter | None,
-    state: Decoding,
-    keys: Key[Array, " row"],
-    until: int | Array,
-) -> Decoding:
-    return _advance(nnx.merge(graph, base), sampling, adapter, state, keys, until)
-
-
-def _begin(
-    sampling: Sampling, cache: Cache, logits: Array, position: Array, keys: Key[Array, " row"]
-) -> Decoding:
-    """Chooses the first token, and makes room for all."""
-    limit = sampling.max_new_tokens
-    first = choose(sampling, logits, keys, 0)
-    made = jnp.full((first.shape[0], limit), sampling.eos, jnp.int32).at[:, 0].set(first)
-    room = cache.with_room(limit)
-    room = room.replace(length=jnp.asarray(room.length, jnp.int32))
-    return Decoding(jnp.int32(1), room, position, first, made)
-
-
-def _advance(
-    decoder: Decoder,
-    sampling: Sampling,
-    adapter: Adapter | None,
-    state: Decoding,
-    keys: Key[Array, " row"],
-    until: int | Array,
-) -> Decoding:
-    """Goes on until every row has ended, or `until` tokens are chosen."""
-
-    def goes_on(state: Decoding) -> Array:
-        return (state.place < until) & jnp.any(state.token != sampling.eos)
-
-    def body(state: Decoding) -> Decoding:
-        place, cache, position, token, made = state
-        hidden, cache = decoder(
-            token[None, :, None], position[None, :, None], cache, adapter=adapter
-        )
-        following = choose(sampling, decoder.logits(hidden[0, :, 0]), keys, place)
-        following = jnp.where(token == sampling.eos, sampling.eos, following)
-        made = jax.lax.dynamic_update_slice_in_dim(made, following[:, None], place, axis=1)
-        return Decoding(place + 1, cache, position + 1, following, made)
-
-    return jax.lax.while_loop(goes_on, body, state)
-
-
-def _row_keys(seed: int, indices: Sequence[int]) -> Key[Array, " row"]:
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(indices))
+def _row_keys(seed: int, numbers: Int[np.ndarray, "group row"]) -> Key[Array, "group row"]:
+    draw = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
+    return draw(jax.random.key(seed), jnp.asarray(numbers, jnp.uint32))

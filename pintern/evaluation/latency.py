@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from pintern.evaluation.decode import Generator, pad_rows
+from pintern.evaluation.decode import Generator
 from pintern.prompts.rows import Row
 from pintern.report.accounting import Latency
 
 _KEY = 0
 _BLOCK = 10  # requests that an arm serves before the next one's turn
-_SLOTS = 16  # rows are padded to a multiple of so many slots, as a server would
 
 
 def measure_latency(
@@ -49,12 +48,11 @@ def measure_latency(
 
 
 def _serve(generator: Generator, row: Row) -> tuple[float, float]:
-    tokens, valid = pad_rows([row.tokens], multiple=_SLOTS)
-    keys = jax.random.split(jax.random.key(_KEY), 1)
+    keys = jax.random.split(jax.random.key(_KEY), (1, 1))
     began = time.perf_counter()
-    prefilled = jax.block_until_ready(generator.prefill(tokens, valid))
+    read = jax.block_until_ready(generator.read([row.tokens]))
     middle = time.perf_counter()
-    np.asarray(generator.decode(*prefilled, keys))
+    np.asarray(generator.advance(generator.begin(read, keys), 1).made)
     return middle - began, time.perf_counter() - middle
 
 

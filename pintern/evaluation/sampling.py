@@ -31,7 +31,7 @@ def choose(
     sampling: Sampling,
     logits: Float[Array, "row vocab"],
     keys: Key[Array, " row"],
-    place: Int[Array, ""] | int,
+    places: Int[Array, " row"],
 ) -> Int[Array, " row"]:
     """The next token of each row.
 
@@ -39,12 +39,12 @@ def choose(
       sampling: how.
       logits: of the next token.
       keys: one stream per row.
-      place: number of the token in its completion: what it draws from the stream.
+      places: number of the token in each completion: what it draws from the stream.
     """
     if sampling.temperature == 0:
         chosen = logits.argmax(-1)
     else:
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, place))(keys)
+        step_keys = jax.vmap(jax.random.fold_in)(keys, places)
         allowed = restrict(logits / sampling.temperature, sampling.top_k, sampling.top_p)
         chosen = jax.vmap(jax.random.categorical)(step_keys, allowed)
     if sampling.also_end:

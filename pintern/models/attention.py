@@ -157,12 +157,14 @@ class Attention(nnx.Module):
 
 
 def visible(
-    query_slots: Int[Array, " query"], key_positions: Int[Array, "group row slot"]
+    query_positions: Int[Array, "group row query"], key_positions: Int[Array, "group #row slot"]
 ) -> Bool[Array, "group row query slot"]:
-    """A slot is seen when it is filled (position ≥ 0) and not later than the query's own slot."""
-    slots = jnp.arange(key_positions.shape[-1])
-    causal = slots[None, :] <= query_slots[:, None]
-    return causal & (key_positions >= 0)[:, :, None, :]
+    """A slot is seen when it is filled (position ≥ 0) and stands no later than the query.
+
+    By position and not by slot: what a row's slots hold needn't be in order (`evaluation.engine`).
+    """
+    keys = key_positions[:, :, None, :]
+    return (keys >= 0) & (keys <= query_positions[..., None])
 
 
 def distances(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -16,7 +18,8 @@ class Cache:
     """Keys and values of what was read so far.
 
     Attributes:
-      prefix: `[layer, group, kv_head, prefix_slot, dim]`, shared by the rows of a group, or None.
+      prefix: `[layer, group, kv_head, prefix_slot, dim]`, shared by the rows of a group, or None; of
+        an unrolled decoder one without the layer axis for each layer. `rows` likewise.
       prefix_positions: `[group, prefix_slot]`, −1 where padded, or None.
       rows: `[layer, group, kv_head, row, slot, dim]`, or None before the first row token.
       row_positions: `[group, row, slot]`, −1 where padded or not yet written.
@@ -24,9 +27,9 @@ class Cache:
       routed: what the routers did with the tokens read so far; None without experts.
     """
 
-    prefix: KV | None = None
+    prefix: KV | tuple[KV, ...] | None = None
     prefix_positions: Int[Array, "group prefix_slot"] | None = None
-    rows: KV | None = None
+    rows: KV | tuple[KV, ...] | None = None
     row_positions: Int[Array, "group row slot"] | None = None
     length: Int[Array, ""] | int = 0
     routed: Routed | None = None
@@ -34,7 +37,7 @@ class Cache:
     def as_prefix(self) -> Cache:
         """Turns the cache of a one-row pass over a prefix into the prefix of what follows."""
         return Cache(
-            prefix=jax.tree.map(lambda x: x[:, :, :, 0], self.rows),
+            prefix=jax.tree.map(lambda x: x[..., 0, :, :], self.rows),
             prefix_positions=self.row_positions[:, 0],
             routed=self.routed,
         )
@@ -43,7 +46,7 @@ class Cache:
         """Adds `slots` unwritten slots after the rows, for decoding."""
 
         def pad(x: Array) -> Array:
-            return jnp.pad(x, [(0, 0)] * 4 + [(0, slots), (0, 0)])
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots), (0, 0)])
 
         return self.replace(
             rows=jax.tree.map(pad, self.rows),
@@ -51,6 +54,43 @@ class Cache:
                 self.row_positions, [(0, 0), (0, 0), (0, slots)], constant_values=-1
             ),
         )
+
+
+def join_prefixes(
+    read: Sequence[tuple[Cache, Int[Array, " #group"]]],
+) -> tuple[Cache, Int[Array, " group"]]:
+    """Prefixes that were read one by one as groups of one cache, and where their rows start.
+
+    Shorter ones are padded, which nobody sees.
+    """
+    if len(read) == 1:
+        return read[0]
+    caches, starts = zip(*read, strict=True)
+    start = jnp.concatenate(starts)
+    there = [cache.prefix for cache in caches if cache.prefix is not None]
+    if not there:
+        return Cache(), start
+    slots = max(prefix.shape[-2] for prefix in jax.tree.leaves(there))
+
+    def longest(x: Array, length: int) -> Array:
+        return jnp.pad(x[..., :length, :], [(0, 0)] * (x.ndim - 2) + [(0, slots - length), (0, 0)])
+
+    def positions(cache: Cache) -> Array:
+        if cache.prefix is None:
+            return jnp.full((1, slots), -1)
+        room = slots - cache.prefix_positions.shape[-1]
+        return jnp.pad(cache.prefix_positions, [(0, 0), (0, room)], constant_values=-1)
+
+    parts = [
+        jax.tree.map(lambda x: longest(x, 0), there[0])
+        if cache.prefix is None
+        else jax.tree.map(lambda x: longest(x, x.shape[-2]), cache.prefix)
+        for cache in caches
+    ]
+    return Cache(
+        prefix=jax.tree.map(lambda *x: jnp.concatenate(x, -4), *parts),
+        prefix_positions=jnp.concatenate([positions(cache) for cache in caches]),
+    ), start
 
 
 def write_slots(old: Array | None, new: Array, start: Int[Array, ""] | int, *, axis: int) -> Array:

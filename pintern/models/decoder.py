@@ -10,6 +10,7 @@ A position of −1 marks padding, wherever it stands; padded slots are seen by n
 
 from __future__ import annotations
 
+import operator
 from typing import NamedTuple
 
 import jax
@@ -56,7 +57,8 @@ class Decoder(nnx.Module):
       position_table: `[position, model]` for learned positions, else None.
       project_in: `[embed, model]`, or None.
       project_out: `[model, embed]`, or None.
-      blocks: one `Block` whose parameters have a leading layer axis.
+      blocks: one `Block` whose parameters have a leading layer axis, or a list of one for each
+        layer (`evaluation.unroll`), as the cache's entries then are.
       final_norm: None where the last block ends with a norm.
       head: `[model, vocab]`, or None when tied to the embedding.
     """
@@ -131,12 +133,13 @@ class Decoder(nnx.Module):
         view, local_view = views_of(self.config, positions, row_positions, cache)
         real = positions >= 0
 
-        graph, stacked = nnx.split(self.blocks)
         lora = {} if adapter is None else adapter.lora
         scale, rate = (1.0, 0.0) if adapter is None else (adapter.scale, adapter.dropout)
         keys = None
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, self.config.num_layers)
+
+        graph: nnx.GraphDef
 
         def layer(hidden: Array, xs: Layer) -> tuple[Array, tuple[KV, Routed | None]]:
             block = nnx.merge(graph, xs.block)
@@ -163,11 +166,24 @@ class Decoder(nnx.Module):
             hidden, own, routed = block(hidden, attend, share, real)
             return split_hidden(hidden), (own, routed)
 
-        body = jax.checkpoint(layer) if self.remat else layer
         windowed = jnp.asarray(self.config.windowed) if self.config.windowed else None
-        hidden, (rows, routed) = jax.lax.scan(
-            body, hidden, Layer(stacked, lora, cache.prefix, cache.rows, keys, windowed)
-        )
+        shares = (lora, keys, windowed)
+        if isinstance(self.blocks, nnx.List):
+            kept = []
+            for i, block in enumerate(self.blocks):
+                graph, weights = nnx.split(block)
+                lora, key, local = jax.tree.map(operator.itemgetter(i), shares)
+                prefix, before = (part and part[i] for part in (cache.prefix, cache.rows))
+                hidden, own = layer(hidden, Layer(weights, lora, prefix, before, key, local))
+                kept.append(own)
+            rows, routed = zip(*kept, strict=True)
+            routed = None if routed[0] is None else jax.tree.map(lambda *x: jnp.stack(x), *routed)
+        else:
+            graph, stacked = nnx.split(self.blocks)
+            body = jax.checkpoint(layer) if self.remat else layer
+            hidden, (rows, routed) = jax.lax.scan(
+                body, hidden, Layer(stacked, lora, cache.prefix, cache.rows, keys, windowed)
+            )
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         if routed is not None and cache.routed is not None:

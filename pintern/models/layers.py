@@ -24,7 +24,8 @@ class LayerAdapter(NamedTuple):
     """One layer's share of an adapter, as it travels through a block.
 
     Attributes:
-      lora: module name to the layer's `A [in, rank]` and `B [rank, out]`.
+      lora: module name to the layer's `A [in, rank]` and `B [rank, out]`; with a leading group axis
+        where each group of rows has an adapter of its own.
       scale: factor of the update.
       dropout: rate on A's input.
       key: random key of the dropout; None switches it off (inference).
@@ -60,6 +61,13 @@ def _matmul_backward(residual: tuple[Array, Array], dy: Array) -> tuple[Array, A
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def _by_group(
+    x: Float[Array, "group row slot in"], w: Float[Array, "group in out"]
+) -> Float[Array, "group row slot out"]:
+    """Each group's x by its own W."""
+    return jnp.einsum("grsi,gio->grso", x, w)
+
+
 class Linear(nnx.Module):
     """y = x·W + b + scale · dropout(x)·A·B, the last term only where the adapter names it."""
 
@@ -93,8 +101,9 @@ class Linear(nnx.Module):
         if pair is not None:
             if adapter.key is not None and adapter.dropout > 0:
                 x = _dropout(x, adapter.dropout, adapter.key, self.name)
-            low = matmul(x, pair.a.astype(x.dtype))
-            y = y + adapter.scale * matmul(low, pair.b.astype(x.dtype))
+            product = matmul if pair.a.ndim == 2 else _by_group
+            low = product(x, pair.a.astype(x.dtype))
+            y = y + adapter.scale * product(low, pair.b.astype(x.dtype))
         return y
 
 

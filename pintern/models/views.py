@@ -34,8 +34,7 @@ def views_of(
     The second is None where all layers are alike. Windows go by position and not by slot, so
     that padding takes no room in them.
     """
-    query_slots = cache.length + jnp.arange(positions.shape[2])
-    own, prefix = visible(query_slots, row_positions), None
+    own, prefix = visible(positions, row_positions), None
     own_distance = prefix_distance = None
     far = config.window is not None or config.positions == "alibi"
     if far:
