@@ -20,9 +20,9 @@ from pintern.adapters.groups import by_group
 from pintern.evaluation import engine
 from pintern.evaluation.engine import Places, Read
 from pintern.evaluation.sampling import Sampling
-from pintern.models.cache import Cache, join_prefixes
-from pintern.models.sharding import fetch
 from pintern.evaluation.unroll import unrolled
+from pintern.models.cache import join_prefixes
+from pintern.models.sharding import fetch
 
 _SHORTEST = 16  # slots of the shortest bucket
 _RATIO = 4  # rows that are so much shorter than others are served after them, in less room

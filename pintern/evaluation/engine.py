@@ -115,7 +115,7 @@ def no_rows(
     def room(x: Array) -> Array:
         return jnp.zeros((*x.shape[:-3], rows, slots + limit, x.shape[-1]), x.dtype)
 
-    def all_of(value: int, *shape: int) -> Int[Array, "..."]:
+    def all_of(value: int, *shape: int) -> Int[Array, ...]:
         return jnp.full((group, rows, *shape), value, jnp.int32)
 
     cache = prefilled[0].replace(
