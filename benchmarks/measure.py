@@ -76,13 +76,21 @@ class Rate(NamedTuple):
 
 
 def paired(
-    ours: Callable[[], Any], peer: Callable[[], Any], repeats: int = 5
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    repeats: int = 5,
+    *,
+    warm: Callable[[], Any] | None = None,
 ) -> tuple[Timing, Timing]:
     """Times two callables by turns, so that whatever else the machine does meets both alike.
 
-    Each is run once before, untimed. Both must return only when their work is done.
+    Args:
+      ours: returns when its work is done.
+      peer: likewise.
+      repeats: timed runs of each.
+      warm: what is run before, untimed; each once if not given.
     """
-    ours(), peer()
+    warm() if warm else (ours(), peer())
     times = [(seconds(ours), seconds(peer)) for _ in range(repeats)]
     return tuple(timing(side) for side in zip(*times, strict=True))
 
@@ -254,6 +262,11 @@ def save(results: Iterable[Result], kind: str) -> Path:
 
 def peak_mb() -> float:
     """Highest resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not `ru_maxrss`, which a child that was started by a large process inherits from it.
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
