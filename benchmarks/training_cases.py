@@ -44,12 +44,14 @@ class Case:
 
     def our_batches(self) -> list[TrainBatch]:
         """Each step's batch, padded to the few shapes that a run would have."""
-        shapes = Shapes.plan(self.prefix, [row for step in self.ours for row in step])
+        rows = [row for step in self.ours for row in step]
+        steps = np.arange(len(rows)).reshape(len(self.ours), -1)
+        shapes = Shapes.plan(self.prefix, rows, steps)
         return [self._batch(step, shapes) for step in self.ours]
 
     def checked_batch(self) -> TrainBatch:
         """The peer's first step in our form: one step's rows on which both are compared."""
-        return self._batch(self.peer[0], Shapes.plan(self.prefix, self.peer[0], count=1))
+        return self._batch(self.peer[0], Shapes.plan(self.prefix, self.peer[0]))
 
     def _batch(self, rows: tuple[Row, ...], shapes: Shapes) -> TrainBatch:
         batch = make_batch(self.prefix, rows, shapes.shape_for(rows))
@@ -164,7 +166,9 @@ def _padded(prefix: tuple[int, ...], rows: tuple[Row, ...]) -> dict[str, np.ndar
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def recurrent(rows: int, target: float, vocab: int, *, sizes: tuple[int, int, int]) -> Case:
+def recurrent(
+    rows: int, target: float, vocab: int, *, sizes: tuple[int, int, int], name: str = ""
+) -> Case:
     """One step of equal rows behind a template; `sizes` are template, query, completion."""
     rng = np.random.default_rng(0)
     template, query, completion = sizes
@@ -172,14 +176,15 @@ def recurrent(rows: int, target: float, vocab: int, *, sizes: tuple[int, int, in
     step = tuple(
         Row(rng.integers(0, vocab, query + completion).tolist(), query) for _ in range(rows)
     )
-    # More rows at once don't fit beside PEFT's logits, and gain it nothing on a CPU.
-    return Case(f"train_recurrent_{rows}", target, 0, prefix, (step,), (step,), micro=8)
+    # More rows at once don't fit: PEFT keeps activations and logits of every row's whole prompt.
+    name = name or f"train_recurrent_{rows}"
+    return Case(name, target, 0, prefix, (step,), (step,), micro=8)
 
 
 def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tuple) -> Case:
     """One step of prompt tuning over equal short rows; `sizes` are query, completion."""
-    base = recurrent(rows, target, vocab, sizes=(0, *sizes))
-    return dataclasses.replace(base, name="train_soft_prompt", virtual=virtual, micro=rows)
+    case = recurrent(rows, target, vocab, sizes=(0, *sizes), name="train_soft_prompt")
+    return dataclasses.replace(case, virtual=virtual, micro=rows)
 
 
 def plain(target: float, vocab: int, *, data: Path, rows: int, steps: int = 16) -> Case:
