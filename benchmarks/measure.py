@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -56,11 +57,13 @@ class Timing(NamedTuple):
       median: of all of them.
       low: the shortest.
       high: the longest.
+      busy: cores that the process kept busy meanwhile; on a machine of others it had no more.
     """
 
     median: float
     low: float
     high: float
+    busy: float
 
 
 class Rate(NamedTuple):
@@ -91,23 +94,21 @@ def paired(
       warm: what is run before, untimed; each once if not given.
     """
     warm() if warm else (ours(), peer())
-    times = [(seconds(ours), seconds(peer)) for _ in range(repeats)]
+    times = [(spent(ours), spent(peer)) for _ in range(repeats)]
     return tuple(timing(side) for side in zip(*times, strict=True))
 
 
-def seconds(run: Callable[[], Any]) -> float:
-    """Of one run."""
-    began = time.perf_counter()
+def spent(run: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds by the clock, and of all cores, of one run."""
+    began, worked = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - began
+    return time.perf_counter() - began, time.process_time() - worked
 
 
-def timing(times: Iterable[float]) -> Timing:
-    """Median and spread of some times."""
-    ordered = sorted(times)
-    middle = len(ordered) // 2
-    median = ordered[middle] if len(ordered) % 2 else sum(ordered[middle - 1 : middle + 1]) / 2
-    return Timing(median, ordered[0], ordered[-1])
+def timing(times: Iterable[tuple[float, float]]) -> Timing:
+    """Of some runs, each as `spent` gives it."""
+    clock, worked = zip(*times, strict=True)
+    return Timing(statistics.median(clock), min(clock), max(clock), sum(worked) / sum(clock))
 
 
 def compare(name: str, ours: Timing, peer: Timing, floor: float | None) -> Result:
@@ -165,7 +166,7 @@ def _best(run: Callable[[], Any], amount: float, repeats: int = 7) -> float:
     import jax
 
     jax.block_until_ready(run())
-    return amount / min(seconds(lambda: jax.block_until_ready(run())) for _ in range(repeats))
+    return amount / min(spent(lambda: jax.block_until_ready(run()))[0] for _ in range(repeats))
 
 
 def _torch() -> Any:
@@ -194,8 +195,9 @@ def versions() -> str:
             continue
     device = jax.devices()[0]
     kind = processor() if device.platform == "cpu" else device.device_kind
+    load = f" · load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
     today = datetime.date.today().isoformat()
-    return f"{today} · {kind} · Python {platform.python_version()}, {', '.join(found)}"
+    return f"{today} · {kind} · Python {platform.python_version()}, {', '.join(found)}{load}"
 
 
 def processor() -> str:
@@ -237,7 +239,7 @@ def show(results: Iterable[Result], targets: Mapping[str, float] | None = None) 
             "-" if reach is None else f"{reach:.0%}",
             result.unit,
         )
-    Console(width=max(100, Console().width)).print(table)
+    Console(width=max(132, Console().width)).print(table)
 
 
 def _number(value: float | None) -> str:

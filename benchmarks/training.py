@@ -27,7 +27,7 @@ from pintern import cli
 
 NAMES = ("train_recurrent_8", "train_recurrent_32", "train_plain", "train_soft_prompt")
 CASES = flags.DEFINE_list("cases", list(NAMES), "Which of them.")
-REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side; half for the long ones.")
 TINY = flags.DEFINE_boolean("tiny", False, "Tiny model and rows.")
 DATA = flags.DEFINE_string("data", "../shared/data", "Folder with NL2Bash and GPT-2's tokenizer.")
 SIDE = flags.DEFINE_enum("side", None, ["ours", "peer"], "One side alone; what a process does.")
@@ -144,7 +144,7 @@ def timed(folder: Path, adapter: Path, case: Case, rate: measure.Rate) -> list[m
     mine, other = measure.paired(
         lambda: ours.run(batches),
         lambda: peer.run(theirs),
-        REPEATS.value,
+        REPEATS.value if len(theirs) == len(theirs[0]) == 1 else (REPEATS.value + 1) // 2,
         warm=lambda: (ours.run(batches), peer.run(theirs[:1])),
     )
     work = Work.of(ours.checkpoint.decoder, 0 if case.virtual else RANK)
@@ -155,7 +155,8 @@ def timed(folder: Path, adapter: Path, case: Case, rate: measure.Rate) -> list[m
         f"  {len(batches)} step{'s' * (len(batches) > 1)}: {needed / 1e9:,.0f} GFLOP beside "
         f"{spent / 1e9:,.0f}; predicted {spent / needed * rates[0] / rates[1]:.1f}× "
         f"({spent / needed:.1f}× fewer, matrix rate {rates[0] / rates[1]:.1f}×)\n"
-        f"  seconds {mine.low:.2f} to {mine.high:.2f} beside {other.low:.2f} to {other.high:.2f}; "
+        f"  seconds {mine.low:.2f} to {mine.high:.2f} beside {other.low:.2f} to {other.high:.2f}, "
+        f"{mine.busy:.1f} cores busy beside {other.busy:.1f} of {measure.cores()}\n  "
         f"padding {padding[0]:.0%} beside {padding[1]:.0%}; "
         f"{ours.programs} programs compiled in {ours.compile_seconds:.0f} s",
         flush=True,

@@ -113,7 +113,7 @@ def timed(
     name = case.name
     found = [
         measure.compare(name, mine, other, measure.floor_seconds(flops=needed, rate=rate)),
-        measure.Result(f"{name}_utilisation", used[0] / used[1], *used, 1.0, "of the matrix rate"),
+        measure.Result(f"{name}_utilisation", used[0] / used[1], *used, None, "of the matrix rate"),
     ]
     peaks = device_peaks_mb()
     if peaks:
