@@ -2,6 +2,8 @@
 # make test         install into .venv and run the test suite
 # make test-peers   compare with torch, transformers and peft, in an environment of its own
 # make lint         ruff
+# make bench        speed and memory beside PEFT and PyTorch, on this CPU; tables, and benchmarks/out/cpu.json
+# make bench-gpu    the same on an NVIDIA GPU, with a torch that can use it
 # PYTHON=python3.13 VENV=.venv313 make test   another interpreter
 # make test TESTS='-m "not slow"'             without whole runs and second processes
 
@@ -10,8 +12,11 @@ VENV ?= .venv
 PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 TESTS ?=
+# Scripts of benchmarks/: each prints a table and writes to benchmarks/out/.
+BENCH ?= training curriculum population
+BENCH_GPU ?= training_gpu population
 
-.PHONY: quickstart test test-peers lint clean
+.PHONY: quickstart test test-peers lint bench bench-gpu clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.company.quickstart --workdir=runs/quickstart
@@ -26,6 +31,12 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
+bench: $(PEERS)/installed
+	for name in $(BENCH); do JAX_PLATFORMS=cpu $(PEERS)/bin/python -m benchmarks.$$name || exit 1; done
+
+bench-gpu: $(PEERS)/installed-gpu
+	for name in $(BENCH_GPU); do JAX_PLATFORMS=cuda $(PEERS)/bin/python -m benchmarks.$$name || exit 1; done
+
 $(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --editable .
@@ -38,6 +49,10 @@ $(VENV)/installed-test: $(VENV)/installed
 $(PEERS)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --editable .[test,peers]
+	touch $@
+
+$(PEERS)/installed-gpu: $(PEERS)/installed
+	$(PEERS)/bin/python -m pip install --quiet --editable .[cuda]
 	touch $@
 
 clean:

@@ -91,7 +91,7 @@ def company_nll(decoder, tokenizer) -> float:
     renderer = Renderer.create(tokenizer, task)
     prefix = renderer.prefix(task.template)
     rows = [renderer.row(piece) for piece in renderer.pieces(task.test[::4])]
-    shape = Shapes.plan(prefix, rows, count=1).all()[0]
+    shape = Shapes.plan(prefix, rows).rising[0]
     graph, state = nnx.split(decoder)
 
     @jax.jit

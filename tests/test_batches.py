@@ -1,5 +1,7 @@
 """Which examples a step trains on, and how they become arrays."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -70,27 +72,67 @@ def test_a_step_holds_rows_of_like_length():
     assert np.mean(spread) < 0.25 * np.ptp(lengths)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_planned_shape_holds_every_batch(count):
-    rows = random_rows(60)
-    shapes = Shapes.plan(list(range(13)), rows, count=count)
-    assert shapes.prefix == 16
-    assert len(shapes.widths) <= count
-    assert set(shapes.all()) == {Shape(16, width, shapes.targets) for width in shapes.widths}
+def steps_of(rows: list[Row], count: int = 40) -> list[np.ndarray]:
     lengths = np.array([len(row.tokens) for row in rows])
-    for step in range(40):
-        chosen = [rows[i] for i in step_indices(step, lengths, rows=4, seed=0)]
+    return [step_indices(step, lengths, rows=4, seed=0) for step in range(count)]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_planned_shape_holds_every_batch(most):
+    rows = random_rows(60)
+    shapes = Shapes.plan(list(range(13)), rows, steps_of(rows, 16), most=most, padding=0.0)
+    assert 1 <= len(shapes.rising) <= most
+    assert {shape.prefix for shape in shapes.rising} == {16}
+    for step in steps_of(rows):
+        chosen = [rows[i] for i in step]
         shape = shapes.shape_for(chosen)
-        assert shape in shapes.all()
+        assert shape in shapes.rising
         assert max(len(row.tokens) for row in chosen) <= shape.row
         assert max(len(row.tokens) - row.start for row in chosen) <= shape.target
-        narrower = [width for width in shapes.widths if width < shape.row]
+        narrower = [each.row for each in shapes.rising if each.row < shape.row]
         assert all(width < max(len(row.tokens) for row in chosen) for width in narrower)
 
 
-def test_two_widths_halve_the_rows():
-    rows = [Row([1] * n, n - 1) for n in (*[8] * 10, *[40] * 10)]
-    assert Shapes.plan((), rows).widths == (8, 40)
+def slots_of(widths: tuple[int, ...], longest: list[int]) -> int:
+    return sum(min(width for width in widths if width >= length) for length in longest)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+def test_no_other_widths_have_fewer_slots(most):
+    rows = random_rows(60)
+    steps = steps_of(rows)
+    longest = [max(len(rows[i].tokens) for i in step) for step in steps]
+    planned = tuple(s.row for s in Shapes.plan((), rows, steps, most=most, padding=0.0).rising)
+    assert planned == tuple(sorted(set(planned)))
+    widest = max(len(row.tokens) for row in rows) + 7 & ~7
+    others = itertools.combinations(range(8, widest, 8), most - 1)
+    best = min(slots_of((*widths, widest), longest) for widths in others)
+    assert slots_of(planned, longest) == best
+
+
+def test_no_more_widths_than_padding_asks_for():
+    rows = [Row([1] * n, n - 1) for n in (*[8] * 16, *[24] * 16, *[40] * 16)]
+    steps = np.arange(48).reshape(12, 4)
+
+    def widths(prefix: int, padding: float) -> list[int]:
+        planned = Shapes.plan([1] * prefix, rows, steps, padding=padding)
+        return [shape.row for shape in planned.rising]
+
+    assert widths(0, 0.0) == [8, 24, 40]
+    assert len(widths(0, 0.2)) == 2
+    # Behind a long prefix the rows' padding is little.
+    assert widths(1000, 0.1) == [40]
+
+
+def test_narrow_rows_have_few_targets():
+    rows = [Row([1] * 8, 6), Row([1] * 40, 10)]
+    shapes = Shapes.plan((), rows, [[0], [1]], padding=0.0)
+    assert shapes.rising == (Shape(0, 8, 8), Shape(0, 40, 32))
+
+
+def test_without_steps_there_is_one_shape():
+    assert Shapes.plan([1, 2], random_rows(9)).rising[0].prefix == 8
+    assert len(Shapes.plan([1, 2], random_rows(9)).rising) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from pintern.prompts.rows import Row
 
 _MULTIPLE = 8
 _WINDOW = 16  # steps whose rows are sorted by length together
+_MOST = 8  # row widths of a level, each a program to compile
+_PADDING = 0.1  # share of slots that is worth no further program
 
 
 class Shape(NamedTuple):
@@ -55,35 +57,91 @@ class Shapes:
     """The few shapes that a level's rows are padded to.
 
     Attributes:
-      prefix: slots of the prefix.
-      widths: row slots, rising; a batch takes the smallest that holds its longest row.
-      targets: target slots.
+      rising: the shapes, narrowest rows first; a batch takes the first that holds its longest row.
     """
 
-    prefix: int
-    widths: tuple[int, ...]
-    targets: int
+    rising: tuple[Shape, ...]
 
     @classmethod
-    def plan(cls, prefix: Sequence[int], rows: Sequence[Row], *, count: int = 2) -> Shapes:
-        """Chooses `count` widths at equal shares of the rows, so that padding stays small."""
-        lengths = sorted(len(row.tokens) for row in rows)
-        cuts = [lengths[math.ceil(len(lengths) * (i + 1) / count) - 1] for i in range(count)]
+    def plan(
+        cls,
+        prefix: Sequence[int],
+        rows: Sequence[Row],
+        steps: Sequence[Sequence[int]] = (),
+        *,
+        most: int = _MOST,
+        padding: float = _PADDING,
+    ) -> Shapes:
+        """As few widths as keep padding below a share, each where it saves most.
+
+        Each width is a program to compile. Behind a long prefix one or two will do; rows that stand
+        alone need more.
+
+        Args:
+          prefix: of the level.
+          rows: every row that may be met.
+          steps: rows' indices, step by step, as training will meet them; a sample is enough.
+            Without any there is one shape, which holds every row.
+          most: widths at most.
+          padding: share of the steps' slots, prefix and rows, that may be padding.
+        """
+        lengths = np.array([len(row.tokens) for row in rows])
+        completions = np.array([len(row.tokens) - row.start for row in rows])
+        widest = round_up(int(lengths.max()))
+        widths = [widest]
+        if len(steps):
+            # Every step has as many rows: a step's slots are these times its width.
+            count = len(steps[0])
+            longest = np.array([lengths[list(step)].max() for step in steps])
+            fixed = len(steps) * round_up(len(prefix))
+            real = len(steps) * len(prefix) + sum(lengths[list(step)].sum() for step in steps)
+            for chosen, slots in _best_widths(longest, widest, most):
+                widths = chosen
+                if 1 - real / (fixed + count * slots) <= padding:
+                    break
         return cls(
-            prefix=round_up(len(prefix)),
-            widths=tuple(sorted({round_up(cut) for cut in cuts})),
-            targets=round_up(max(len(row.tokens) - row.start for row in rows)),
+            tuple(
+                Shape(
+                    prefix=round_up(len(prefix)),
+                    row=width,
+                    target=round_up(int(completions[lengths <= width].max())),
+                )
+                for width in widths
+            )
         )
 
     def shape_for(self, rows: Sequence[Row]) -> Shape:
         """The smallest shape that holds these rows."""
         longest = max(len(row.tokens) for row in rows)
-        width = next(w for w in self.widths if w >= longest)
-        return Shape(self.prefix, width, self.targets)
+        return next(shape for shape in self.rising if shape.row >= longest)
 
-    def all(self) -> list[Shape]:
-        """Every shape that this level can need: what has to be compiled."""
-        return [Shape(self.prefix, width, self.targets) for width in self.widths]
+
+def _best_widths(longest: np.ndarray, widest: int, most: int) -> Iterator[tuple[list[int], int]]:
+    """For 1, 2, … widths: those with the fewest slots in sum over the steps, and that sum.
+
+    Args:
+      longest: `[step]` length of each step's longest row.
+      widest: must be among them.
+      most: widths at most.
+    """
+    rounded = np.ceil(longest / _MULTIPLE).astype(int) * _MULTIPLE
+    widths = np.union1d(rounded, [widest])
+    # How many steps need no more than each width; a stretch of widths costs what its last one does.
+    below = np.concatenate([[0], np.cumsum([(rounded == width).sum() for width in widths])])
+    sums = np.concatenate([[0.0], np.full(len(widths), np.inf)])
+    starts: list[np.ndarray] = []
+    for _ in range(min(most, len(widths))):
+        costs = sums[None, :-1] + (below[1:, None] - below[None, :-1]) * widths[:, None]
+        costs = np.where(np.tri(len(widths), dtype=bool), costs, np.inf)
+        starts.append(costs.argmin(axis=1))
+        sums = np.concatenate([[0.0], costs.min(axis=1)])
+        chosen, end = [], len(widths) - 1
+        for start in reversed(starts):
+            chosen.append(int(widths[end]))
+            end = start[end] - 1
+            if end < 0:
+                break
+        yield chosen[::-1], int(sums[-1])
 
 
 def step_indices(step: int, lengths: np.ndarray, *, rows: int, seed: int) -> np.ndarray:

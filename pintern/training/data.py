@@ -21,6 +21,9 @@ from pintern.training.batches import (
 )
 from pintern.training.step import TrainBatch
 
+_PLANNED = 64  # steps on whose lengths a level's shapes are planned
+_SOON = 16  # steps ahead whose programs are compiled first
+
 
 class TrainingData:
     """Labelled pairs, and queries of the log that the teacher answered.
@@ -73,20 +76,31 @@ class TrainingData:
 
     @functools.cache  # noqa: B019
     def shapes(self, level: Level) -> Shapes:
-        """The shapes of a level."""
+        """The shapes of a level, planned on the lengths that a run's first steps have."""
         rows = self.rows(level.shots)[self._first :]
-        return Shapes.plan(self._prompts.prefix(level.keep_rate), rows)
+        steps = [
+            step_indices(step, self._lengths, rows=self._rows, seed=self._seed)
+            for step in range(_PLANNED)
+        ]
+        return Shapes.plan(self._prompts.prefix(level.keep_rate), rows, steps)
 
     @functools.cache  # noqa: B019
     def _teacher_shapes(self) -> Shapes:
         # One width: it is combined with every student width, and each pair is a program.
-        return Shapes.plan((), self.rows(self._teacher_shots)[self._first :], count=1)
+        return Shapes.plan((), self.rows(self._teacher_shots)[self._first :])
 
-    def programs(self, level: Level) -> list[tuple[Shape, TrainBatch]]:
-        """Every shape of a level with a batch that has it, for compiling ahead of time."""
+    def programs(self, level: Level, step: int | None = None) -> list[tuple[Shape, TrainBatch]]:
+        """Every shape of a level with a batch that has it, for compiling ahead of time.
+
+        Narrow ones first; or, given the step at which training stands, what is needed soonest.
+        """
         rows = self.rows(level.shots)
+        shapes = list(self.shapes(level).rising)
+        if step is not None:
+            soon = [self._shape(each, level) for each in range(step, step + _SOON)]
+            shapes = list(dict.fromkeys([*soon, *shapes]))
         found = []
-        for shape in self.shapes(level).all():
+        for shape in shapes:
             fitting = range(self._first, len(rows))
             i = next(i for i in fitting if len(rows[i].tokens) <= shape.row)
             found.append((shape, self._stack([i] * self._rows, level, shape)))
@@ -94,11 +108,13 @@ class TrainingData:
 
     def batch(self, step: int, level: Level) -> tuple[Shape, TrainBatch, float]:
         """Shape, batch and padding share of a step: a pure function of step and level."""
-        indices = self.indices(step)
-        rows = self.rows(level.shots)
-        shape = self.shapes(level).shape_for([rows[i] for i in indices])
-        batch = self._stack(indices, level, shape)
+        shape = self._shape(step, level)
+        batch = self._stack(self.indices(step), level, shape)
         return shape, batch, padding_share(batch.student)
+
+    def _shape(self, step: int, level: Level) -> Shape:
+        rows = self.rows(level.shots)
+        return self.shapes(level).shape_for([rows[i] for i in self.indices(step)])
 
     def indices(self, step: int) -> list[int]:
         """Which items a step trains on; the labelled pairs come first in the numbering."""
@@ -122,7 +138,7 @@ class TrainingData:
             teacher = make_batch(
                 (),
                 [teacher_rows[i] for i in indices],
-                Shape(0, shapes.widths[-1], shape.target),
+                Shape(0, shapes.rising[-1].row, shape.target),
             )
         return TrainBatch(
             student=make_batch(prefix, [rows[i] for i in indices], shape),

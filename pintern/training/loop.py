@@ -117,8 +117,8 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     )
     root = jax.random.key(config.seed)
 
-    def prepare(level: Level) -> None:
-        for shape, batch in data.programs(level):
+    def prepare(level: Level, step: int | None) -> None:
+        for shape, batch in data.programs(level, step):
             taught = teacher is not None
             state_, base_, teacher_, key = abstract((state, base, teacher, root))
             programs.prepare(
@@ -158,8 +158,9 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
                 wanted = curriculum.levels_of_stage(step, stage)
                 if not awaited:  # what follows the teacher has other data, and shapes not known yet
                     wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
+                current = curriculum.level_at(step, stage)
                 for level in wanted:
-                    prepare(level)
+                    prepare(level, step if level == current else None)
                 prepared = number
             level = curriculum.level_at(step, stage)
             shape, batch, padding = data.batch(step, level)

@@ -1,0 +1,149 @@
+"""What a curriculum costs beside training: programs compiled, waiting at stage changes, padding.
+
+    python -m benchmarks.curriculum                   (the bundled model on NL2Bash)
+    python -m benchmarks.curriculum --steps=400       (longer stages)
+
+A real run, read back from its own `metrics.jsonl` and `timings.jsonl`; without NL2Bash in --data it
+is the company task. Every program is compiled anew. The first one can't be compiled beside any
+training: what it costs is told apart, and doesn't count as a stage change.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from absl import flags
+
+from benchmarks import measure
+from pintern import cli
+
+STEPS = flags.DEFINE_integer("steps", 240, "Of the run; a multiple of 20.")
+STAGES = flags.DEFINE_integer("stages", 4, "Levels from the full prompt to the query alone.")
+ROWS = flags.DEFINE_integer("rows", 16, "Of a step.")
+DATA = flags.DEFINE_string("data", "../shared/data/nl2bash", "Folder of all.nl and all.cm.")
+STALL, PADDING = 0.05, 0.10
+_EVERY = 5
+
+
+class StageCost(NamedTuple):
+    """What one stage took.
+
+    Attributes:
+      level: τ and shots.
+      steps: how many.
+      seconds: from its first step to its last.
+      stall: seconds of them in which training waited for a program.
+      tokens: real ones.
+      slots: with padding.
+      programs: compiled by its end, of all stages.
+    """
+
+    level: str
+    steps: int
+    seconds: float
+    stall: float
+    tokens: int
+    slots: float
+    programs: int
+
+
+def main(_: list[str]) -> None:
+    """Prints a line a stage, and the run as a whole."""
+    import jax
+
+    from pintern.assemble import assemble
+    from pintern.training.loop import train
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    print(measure.versions(), flush=True)
+    config = run_config()
+    with tempfile.TemporaryDirectory() as folder:
+        workdir = Path(folder) / "run"
+        train(config, workdir)
+        parts = assemble(config, prompts_directory=workdir / "prompts")
+        stages, programs = stage_costs(workdir), shapes_of(parts)
+    print(
+        f"{'level':<12} {'steps':>6} {'s':>7} {'waited s':>9} {'share':>7} {'tokens/s':>9} "
+        f"{'padding':>8} {'programs so far':>16}"
+    )
+    for stage in stages:
+        print(
+            f"{stage.level:<12} {stage.steps:>6} {stage.seconds:>7.1f} {stage.stall:>9.2f} "
+            f"{stage.stall / stage.seconds:>7.1%} {stage.tokens / stage.seconds:>9.0f} "
+            f"{1 - stage.tokens / stage.slots:>8.1%} {stage.programs:>16}"
+        )
+    padding = 1 - sum(s.tokens for s in stages) / sum(s.slots for s in stages)
+    worst = max(stage.stall / stage.seconds for stage in stages[1:])
+    compiled = stages[-1].programs
+    print(
+        f"{compiled} programs for {programs} shapes; the run began after {stages[0].stall:.1f} s; "
+        f"longest wait at a stage change {worst:.1%} of the stage (at most {STALL:.0%}); "
+        f"padding {padding:.1%} in all (at most {PADDING:.0%})"
+    )
+    measure.save(
+        [
+            measure.Result(
+                "curriculum_programs", programs / compiled, compiled, None, programs, ""
+            ),
+            measure.Result("curriculum_stall", None, worst, None, None, "share of the stage"),
+            measure.Result("curriculum_padding", None, padding, None, None, "share of slots"),
+        ],
+        "cpu" if jax.default_backend() == "cpu" else "gpu",
+    )
+
+
+def run_config() -> Any:
+    """Linear stages over NL2Bash, LoRA on every map of the bundled model."""
+    from pintern.config import default_config, validate
+
+    config = default_config()
+    if (Path(DATA.value) / "all.nl").is_file():
+        config.task.kind, config.task.data = "nl2bash", DATA.value
+    config.curriculum.stages = STAGES.value
+    config.train.update(steps=STEPS.value, batch_rows=ROWS.value, log_every=_EVERY)
+    config.checkpoint.every = STEPS.value
+    return validate(config)
+
+
+def shapes_of(parts: Any) -> int:
+    """Shapes of all levels together: what there is to compile."""
+    from pintern.training.data import TrainingData
+
+    config = parts.config
+    data = TrainingData(
+        parts.prompts, batch_rows=config.train.batch_rows, accumulate=1, seed=config.seed
+    )
+    shapes = [data.shapes(level).rising for level in parts.prompts.curriculum.levels]
+    return len({shape for rising in shapes for shape in rising})
+
+
+def stage_costs(workdir: Path) -> list[StageCost]:
+    """Stage by stage, from the run's own files."""
+    steps = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    timings = [json.loads(line) for line in (workdir / "timings.jsonl").read_text().splitlines()]
+    found, waited = [], 0.0
+    for level in dict.fromkeys((row["keep_rate"], row["shots"]) for row in steps):
+        mine = [row for row in steps if (row["keep_rate"], row["shots"]) == level]
+        first, last = mine[0]["step"], mine[-1]["step"]
+        parts = [row for row in timings if first <= row["step"] <= last]
+        slots = [row["tokens"] / (1 - row["padding"]) for row in mine]
+        found.append(
+            StageCost(
+                level=f"τ={level[0]:.2f} k={level[1]}",
+                steps=len(mine),
+                seconds=sum(row["seconds"] for row in parts),
+                stall=parts[-1]["stall_seconds"] - waited,
+                tokens=sum(row["tokens"] for row in mine),
+                slots=sum(slots),
+                programs=parts[-1]["compiled_programs"],
+            )
+        )
+        waited = parts[-1]["stall_seconds"]
+    return found
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,285 @@
+"""What every benchmark here shares: fair timing, the machine's two floors, and one form of result.
+
+A floor is the time that the machine needs at least: the work's floating-point operations over the
+rate of its fastest matrix product, or the bytes that must be read over its memory's bandwidth. Both
+rates are measured in the run that quotes them, because a data sheet says nothing of a shared host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+OUT = Path(__file__).parent / "out"
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "torch", "transformers", "peft")
+_RATE_SIDES = ((512, 768, 3072), (4096, 768, 3072), (2048, 2048, 2048))
+_GPU_SIDES = ((8192, 8192, 8192), (16384, 2048, 8192))
+_READ_BYTES = 1 << 29
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One measured comparison.
+
+    Attributes:
+      name: by which other tools find it.
+      ratio: how many times better ours is than the peer's; above 1 is better.
+      ours: median, in `unit`.
+      peer: the peer's median, in `unit`; None where there is no peer.
+      floor: the least that this machine allows, in `unit`; None where there is none.
+      unit: `s`, `MB`, `tokens/s`, ….
+    """
+
+    name: str
+    ratio: float | None
+    ours: float
+    peer: float | None
+    floor: float | None
+    unit: str
+
+
+class Timing(NamedTuple):
+    """Seconds of repeated runs of one side.
+
+    Attributes:
+      median: of all of them.
+      low: the shortest.
+      high: the longest.
+      busy: cores that the process kept busy meanwhile; on a machine of others it had no more.
+    """
+
+    median: float
+    low: float
+    high: float
+    busy: float
+
+
+class Rate(NamedTuple):
+    """A rate of the machine.
+
+    Attributes:
+      value: of the fastest, per second.
+      by: library to its own best.
+    """
+
+    value: float
+    by: dict[str, float]
+
+
+def paired(
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    repeats: int = 5,
+    *,
+    warm: Callable[[], Any] | None = None,
+) -> tuple[Timing, Timing]:
+    """Times two callables by turns, so that whatever else the machine does meets both alike.
+
+    Args:
+      ours: returns when its work is done.
+      peer: likewise.
+      repeats: timed runs of each.
+      warm: what is run before, untimed; each once if not given.
+    """
+    warm() if warm else (ours(), peer())
+    times = [(spent(ours), spent(peer)) for _ in range(repeats)]
+    return tuple(timing(side) for side in zip(*times, strict=True))
+
+
+def spent(run: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds by the clock, and of all cores, of one run."""
+    began, worked = time.perf_counter(), time.process_time()
+    run()
+    return time.perf_counter() - began, time.process_time() - worked
+
+
+def timing(times: Iterable[tuple[float, float]]) -> Timing:
+    """Of some runs, each as `spent` gives it."""
+    clock, worked = zip(*times, strict=True)
+    return Timing(statistics.median(clock), min(clock), max(clock), sum(worked) / sum(clock))
+
+
+def compare(name: str, ours: Timing, peer: Timing, floor: float | None) -> Result:
+    """The result of two timings."""
+    return Result(name, peer.median / ours.median, ours.median, peer.median, floor, "s")
+
+
+def floor_seconds(
+    *, flops: float, rate: Rate, size: float = 0.0, band: Rate | None = None
+) -> float:
+    """The longer of computing `flops` and reading `size` bytes."""
+    return max(flops / rate.value, size / band.value if band else 0.0)
+
+
+def matrix_rate() -> Rate:
+    """Floating-point operations per second of the fastest matrix product: float32 on a CPU, through
+    XLA and torch; bfloat16 on a GPU. The best of several shapes and runs: a floor is no average.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    on_cpu = jax.default_backend() == "cpu"
+    dtype, sides = (jnp.float32, _RATE_SIDES) if on_cpu else (jnp.bfloat16, _GPU_SIDES)
+    product = jax.jit(lambda x, w: x @ w)
+    best = {"XLA": 0.0}
+    for m, k, n in sides:
+        x, w = (jax.random.normal(jax.random.key(0), shape, dtype) for shape in ((m, k), (k, n)))
+        best["XLA"] = max(best["XLA"], _best(lambda x=x, w=w: product(x, w), 2 * m * k * n))
+    if on_cpu and (torch := _torch()):
+        best["torch"] = 0.0
+        for m, k, n in sides:
+            x, w = torch.randn(m, k), torch.randn(k, n)
+            best["torch"] = max(best["torch"], _best(lambda x=x, w=w: x @ w, 2 * m * k * n))
+    return Rate(max(best.values()), best)
+
+
+def bandwidth() -> Rate:
+    """Bytes per second at which half a gigabyte is read: summed, and as a matrix times a vector."""
+    import jax
+    import jax.numpy as jnp
+
+    table = jnp.ones((_READ_BYTES // 4096 // 4, 4096), jnp.float32)
+    vector = jnp.ones(4096, jnp.float32)
+    total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
+    reads = [lambda: total(table), lambda: product(table, vector)]
+    best = {"XLA": max(_best(read, _READ_BYTES) for read in reads)}
+    if jax.default_backend() == "cpu" and (torch := _torch()):
+        theirs, ones = torch.ones(table.shape), torch.ones(4096)
+        reads = [theirs.sum, lambda: theirs @ ones]
+        best["torch"] = max(_best(read, _READ_BYTES) for read in reads)
+    return Rate(max(best.values()), best)
+
+
+def _best(run: Callable[[], Any], amount: float, repeats: int = 7) -> float:
+    import jax
+
+    jax.block_until_ready(run())
+    return amount / min(spent(lambda: jax.block_until_ready(run()))[0] for _ in range(repeats))
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    torch.set_num_threads(cores())
+    return torch
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def versions() -> str:
+    """Date, machine class, and the versions of what is measured, in one line."""
+    import jax
+
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    kind = processor() if device.platform == "cpu" else device.device_kind
+    load = f" · load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    today = datetime.date.today().isoformat()
+    return f"{today} · {kind} · Python {platform.python_version()}, {', '.join(found)}{load}"
+
+
+def processor() -> str:
+    """The CPU's name and how many cores of it there are."""
+    name = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        lines = info.read_text().splitlines()
+        name = next((x.split(":")[1].strip() for x in lines if x.startswith("model name")), name)
+    return f"{cores()} cores of {name}"
+
+
+def floors_line(rate: Rate, band: Rate) -> str:
+    """The two rates, in one line."""
+    flops = ", ".join(f"{name} {value / 1e9:,.0f}" for name, value in rate.by.items())
+    read = ", ".join(f"{name} {value / 1e9:,.1f}" for name, value in band.by.items())
+    return f"matrix rate (GFLOP/s): {flops} · memory (GB/s): {read}"
+
+
+def show(results: Iterable[Result], targets: Mapping[str, float] | None = None) -> None:
+    """Prints a table; with `targets`, what ratio each was to reach, and whether it did."""
+    from rich.console import Console
+    from rich.table import Table
+
+    targets = targets or {}
+    table = Table("name", *(["target"] if targets else []), box=None, pad_edge=False)
+    for head in ("ratio", "ours", "peer", "floor", "of floor"):
+        table.add_column(head, justify="right")
+    table.add_column("unit")
+    for result in results:
+        goal = targets.get(result.name)
+        met = "" if goal is None else f"≥ {goal:g}× {'yes' if result.ratio >= goal else 'NO'}"
+        reach = result.floor / result.ours if result.floor else None
+        table.add_row(
+            result.name,
+            *([met] if targets else []),
+            "-" if result.ratio is None else f"{result.ratio:.2f}×",
+            *(_number(x) for x in (result.ours, result.peer, result.floor)),
+            "-" if reach is None else f"{reach:.0%}",
+            result.unit,
+        )
+    Console(width=max(132, Console().width)).print(table)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+
+
+def save(results: Iterable[Result], kind: str) -> Path:
+    """Merges the results by name into `benchmarks/out/<kind>.json`.
+
+    Args:
+      results: of this run.
+      kind: `cpu` or `gpu`.
+    """
+    path = OUT / f"{kind}.json"
+    known = json.loads(path.read_text()) if path.is_file() else []
+    rows = {row["name"]: row for row in known}
+    rows |= {result.name: dataclasses.asdict(result) for result in results}
+    OUT.mkdir(exist_ok=True)
+    path.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
+    return path
+
+
+def peak_mb() -> float:
+    """Highest resident memory of this process so far."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # Not `ru_maxrss`, which a child that was started by a large process inherits from it.
+        line = next(x for x in status.read_text().splitlines() if x.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_a_process_of_its_own(module: str, *arguments: str) -> dict[str, Any]:
+    """Runs `python -m module arguments` and returns the JSON of its last line.
+
+    Peak memory is a process's own, so each side needs one.
+    """
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -1,0 +1,230 @@
+"""What is trained on in the benchmarks of training: rows, and what each side makes of them.
+
+Both sides get the same rows. Ours reads the recurring prompt once a step; PEFT's batch is the one
+that its users write: prompt and row concatenated, padded on the right to the longest of the batch,
+−100 where nothing is to be learned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pintern.prompts.rows import Row
+from pintern.training.batches import Shapes, make_batch, padding_share, step_indices
+from pintern.training.step import TrainBatch
+
+RANK, ALPHA = 16, 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One comparison: the same rows on both sides, in as many steps as it has.
+
+    Attributes:
+      name: of the result.
+      target: ratio that it is to reach.
+      virtual: length of the soft prompt; 0 is LoRA on every linear map.
+      prefix: ids that stand in front of every row.
+      ours: rows of each of our steps.
+      peer: the same rows in the order that a PEFT user's shuffled loader gives.
+      micro: rows of a PEFT micro-batch; gradients of as many as make a step are accumulated.
+    """
+
+    name: str
+    target: float
+    virtual: int
+    prefix: tuple[int, ...]
+    ours: tuple[tuple[Row, ...], ...]
+    peer: tuple[tuple[Row, ...], ...]
+    micro: int
+
+    def our_batches(self) -> list[TrainBatch]:
+        """Each step's batch, padded to the few shapes that a run would have."""
+        rows = [row for step in self.ours for row in step]
+        steps = np.arange(len(rows)).reshape(len(self.ours), -1)
+        shapes = Shapes.plan(self.prefix, rows, steps)
+        return [self._batch(step, shapes) for step in self.ours]
+
+    def checked_batch(self) -> TrainBatch:
+        """The peer's first step in our form: one step's rows on which both are compared."""
+        return self._batch(self.peer[0], Shapes.plan(self.prefix, self.peer[0]))
+
+    def _batch(self, rows: tuple[Row, ...], shapes: Shapes) -> TrainBatch:
+        batch = make_batch(self.prefix, rows, shapes.shape_for(rows))
+        whole = TrainBatch(student=batch, labelled=np.ones((1, len(rows)), np.float32))
+        return _map(lambda x: np.asarray(x)[None], whole)
+
+    def peer_batches(self) -> list[list[dict[str, np.ndarray]]]:
+        """Each step's micro-batches: `input_ids`, `attention_mask`, `labels`, all `[row, slot]`."""
+        return [
+            [
+                _padded(self.prefix, rows[i : i + self.micro])
+                for i in range(0, len(rows), self.micro)
+            ]
+            for rows in self.peer
+        ]
+
+    def padding(self) -> tuple[float, float]:
+        """Share of the slots that hold padding: ours, the peer's."""
+        ours = [padding_share(batch.student) for batch in self.our_batches()]
+        masks = [micro["attention_mask"] for step in self.peer_batches() for micro in step]
+        real = sum(int(mask.sum()) for mask in masks)
+        return float(np.mean(ours)), 1.0 - real / sum(mask.size for mask in masks)
+
+    def flops(self, shape: Work) -> float:
+        """Floating-point operations that one pass over our steps needs at least: no padding."""
+        return sum(
+            shape.prefix(len(self.prefix) + self.virtual)
+            + sum(shape.row(row, len(self.prefix) + self.virtual) for row in step)
+            for step in self.ours
+        )
+
+    def peer_flops(self, shape: Work) -> float:
+        """The same of what PEFT computes: every row with its prompt, logits at every slot."""
+        total = 0.0
+        for step in self.peer_batches():
+            for micro in step:
+                rows, slots = micro["input_ids"].shape
+                slots += self.virtual
+                total += rows * (shape.prefix(slots) + shape.logits(slots))
+        return total
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Operations of a training step to a frozen base: forward, and back to the activations.
+
+    Attributes:
+      linear: parameters of the blocks' linear maps, each met by every token.
+      lora: parameters of the LoRA pairs, whose own gradient costs as much again.
+      head: parameters of the output matrix.
+      width: heads × their dimension.
+      layers: of the model.
+    """
+
+    linear: float
+    lora: float
+    head: float
+    width: int
+    layers: int
+
+    @classmethod
+    def of(cls, decoder: Any, rank: int) -> Work:
+        """Of a decoder with LoRA of this rank on every linear map; 0 is none."""
+        modules, config = decoder.linear_modules().values(), decoder.config
+        layers = config.num_layers
+        return cls(
+            linear=layers * sum(i * o for i, o in modules),
+            lora=layers * rank * sum(i + o for i, o in modules),
+            head=config.vocab_size * config.model_dim,
+            width=config.num_heads * config.head_dim,
+            layers=layers,
+        )
+
+    def prefix(self, length: int) -> float:
+        """So many tokens that each look at those before them."""
+        return length * self._token() + self._scores(length * (length + 1) / 2)
+
+    def row(self, row: Row, before: int) -> float:
+        """A row behind so many tokens, its logits at the completion alone."""
+        length = len(row.tokens)
+        seen = length * before + length * (length + 1) / 2
+        logits = self.logits(length - row.start)
+        return length * self._token() + self._scores(seen) + logits
+
+    def logits(self, count: int) -> float:
+        """At so many slots, and back to the hidden states."""
+        return 4 * self.head * count
+
+    def _token(self) -> float:
+        return 4 * self.linear + 6 * self.lora
+
+    def _scores(self, pairs: float) -> float:
+        # Two products forward and four backward, each 2 operations per pair and channel.
+        return 12 * pairs * self.width * self.layers
+
+
+def _map(function: Any, tree: Any) -> Any:
+    import jax
+
+    return jax.tree.map(function, tree)
+
+
+def _padded(prefix: tuple[int, ...], rows: tuple[Row, ...]) -> dict[str, np.ndarray]:
+    width = len(prefix) + max(len(row.tokens) for row in rows)
+    ids = np.zeros((len(rows), width), np.int64)
+    mask, labels = np.zeros_like(ids), np.full_like(ids, -100)
+    for r, row in enumerate(rows):
+        end = len(prefix) + len(row.tokens)
+        ids[r, :end] = [*prefix, *row.tokens]
+        mask[r, :end] = 1
+        labels[r, len(prefix) + row.start : end] = row.tokens[row.start :]
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def recurrent(
+    rows: int, target: float, vocab: int, *, sizes: tuple[int, int, int], name: str = ""
+) -> Case:
+    """One step of equal rows behind a template; `sizes` are template, query, completion."""
+    rng = np.random.default_rng(0)
+    template, query, completion = sizes
+    prefix = tuple(rng.integers(0, vocab, template).tolist())
+    step = tuple(
+        Row(rng.integers(0, vocab, query + completion).tolist(), query) for _ in range(rows)
+    )
+    # More rows at once don't fit: PEFT keeps activations and logits of every row's whole prompt.
+    name = name or f"train_recurrent_{rows}"
+    return Case(name, target, 0, prefix, (step,), (step,), micro=8)
+
+
+def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tuple) -> Case:
+    """One step of prompt tuning over equal short rows; `sizes` are query, completion."""
+    case = recurrent(rows, target, vocab, sizes=(0, *sizes), name="train_soft_prompt")
+    return dataclasses.replace(case, virtual=virtual, micro=rows)
+
+
+def plain(target: float, vocab: int, *, data: Path, rows: int, steps: int = 16) -> Case:
+    """A slice of an epoch of ragged rows without a prompt, each side in its own order.
+
+    Args:
+      target: ratio.
+      vocab: ids are folded into it.
+      data: folder with NL2Bash and GPT-2's tokenizer; lengths are drawn where it isn't there.
+      rows: of a step.
+      steps: of the slice; our order is a run's own, which sorts 16 steps together.
+    """
+    drawn = nl2bash_rows(data, vocab, rows * steps)
+    lengths = np.array([len(row.tokens) for row in drawn])
+    ours = [step_indices(i, lengths, rows=rows, seed=0) for i in range(steps)]
+    theirs = np.random.default_rng(1).permutation(len(drawn)).reshape(steps, rows)
+
+    def pick(order: Any) -> tuple[tuple[Row, ...], ...]:
+        return tuple(tuple(drawn[i] for i in step) for step in order)
+
+    return Case("train_plain", target, 0, (), pick(ours), pick(theirs), micro=rows)
+
+
+def nl2bash_rows(data: Path, vocab: int, count: int) -> list[Row]:
+    """Rows of NL2Bash, chosen by a fixed seed; rows of drawn lengths where the data isn't there."""
+    rng = np.random.default_rng(0)
+    words = data / "tokenizer_gpt2" / "tokenizer.json"
+    if not (words.is_file() and (data / "nl2bash").is_dir()):
+        drawn = np.rint(rng.lognormal((2.9, 2.8), (0.45, 0.6), (count, 2))).astype(int) + 2
+        return [Row(rng.integers(0, vocab, q + c).tolist(), int(q)) for q, c in drawn]
+    from tokenizers import Tokenizer
+
+    from pintern.tasks.nl2bash import nl2bash_task
+
+    task, tokenizer = nl2bash_task(str(data / "nl2bash"), 0), Tokenizer.from_file(str(words))
+    found = []
+    for i in rng.choice(len(task.train), count, replace=False):
+        example = task.train[i]
+        query = tokenizer.encode(task.format.render_query(example.query)).ids
+        completion = tokenizer.encode(task.format.render_completion(example.completion)).ids
+        ids = np.array([*query, *completion, tokenizer.get_vocab_size() - 1]) % vocab
+        found.append(Row(ids.tolist(), len(query)))
+    return found
