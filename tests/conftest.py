@@ -7,6 +7,7 @@ install_import_hook(
         "pintern.adapters",
         "pintern.models",
         "pintern.evaluation.decode",
+        "pintern.evaluation.engine",
         "pintern.evaluation.sampling",
         "pintern.prompts.retrievers.dense",
         "pintern.prompts.retrievers.topk",

@@ -1,11 +1,14 @@
 """The prompts of a run: rates asked for and got, and where they stand."""
 
+import dataclasses
 import json
 
 import pytest
 import tiny
 
 from pintern.assemble import assemble
+from pintern.prompts.pipeline import pool_pieces
+from pintern.prompts.task import PromptFormat
 from pintern.training.loop import train
 
 
@@ -41,6 +44,22 @@ def test_tokens_are_those_of_the_rows(prompts):
         mean = sum(len(row.tokens) for row in rows) / len(rows)
         # The table's examples have the pool's mean length, retrieved ones nearly so.
         assert mean == pytest.approx(level.examples + level.query, rel=0.1)
+
+
+def test_ids_of_many_pairs_are_kept_and_follow_text_and_tokenizer(prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr("pintern.prompts.pipeline.LARGE", 1)
+    renderer, examples = prompts.renderer, prompts.task.train
+    assert pool_pieces(renderer, examples, tmp_path) == prompts.pool
+    with monkeypatch.context() as patch:
+        patch.setattr(type(renderer), "pieces", None)  # would be called to make them
+        assert pool_pieces(renderer, examples, tmp_path) == prompts.pool
+    changed = [*examples[:-1], dataclasses.replace(examples[-1], completion="shelf nine")]
+    assert pool_pieces(renderer, changed, tmp_path) == renderer.pieces(changed)
+    other = dataclasses.replace(
+        renderer, task=dataclasses.replace(renderer.task, format=PromptFormat(query="Q: {query}"))
+    )
+    assert pool_pieces(other, examples, tmp_path) == other.pieces(examples) != prompts.pool
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_levels_lie_beside_the_texts_and_follow_an_edit(prompts, tmp_path):

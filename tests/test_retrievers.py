@@ -77,7 +77,7 @@ def test_bm25_breaks_ties_by_index():
 def test_the_index_of_a_large_pool_is_kept_and_a_broken_one_made_again(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(lexical, "_LARGE", 4)
+    monkeypatch.setattr(lexical, "LARGE", 4)
     folder = tmp_path / "new" / "folder"
     fresh = BM25Retriever(POOL, folder).neighbours(POOL, 3)
     (kept,) = folder.iterdir()
@@ -91,6 +91,33 @@ def test_the_index_of_a_large_pool_is_kept_and_a_broken_one_made_again(
     assert "is broken" in capsys.readouterr().err
     assert BM25Retriever(POOL, folder).neighbours(POOL, 3) == fresh
     assert "is broken" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["bm25", "dense"])
+def test_what_a_large_pools_items_are_shown_is_kept(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pintern.prompts.retrievers.make.LARGE", 4)
+
+    def shown(pool, k=2, seed=0, folder=tmp_path):
+        encoder = Encoder(hashed_words, lambda texts: f"by words {seed}")
+        retriever = make_retriever(kind, pool, seed=0, encoder=encoder, cache=folder)
+        return retriever.neighbours(pool, k, exclude=range(len(pool)))
+
+    fresh = shown(POOL, folder=None)
+    assert shown(POOL) == fresh
+    (kept,) = tmp_path.glob("neighbours-*")
+    with monkeypatch.context() as patch:
+        for name in ("lexical.BM25Retriever", "dense.DenseRetriever"):
+            patch.setattr(f"pintern.prompts.retrievers.{name}.neighbours", None)
+        assert shown(POOL) == fresh
+    assert shown(POOL, k=3) != fresh
+    assert shown(POOL[::-1]) != fresh
+    before = len(list(tmp_path.glob("neighbours-*")))
+    shown(POOL, seed=1)
+    again = len(list(tmp_path.glob("neighbours-*")))
+    assert (before, again) == (3, 4 if kind == "dense" else 3), "another model, other vectors"
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert shown(POOL) == fresh
+    assert "is broken" in capsys.readouterr().err
 
 
 def test_bm25_ranks_as_a_full_sort_would():

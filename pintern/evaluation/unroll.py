@@ -16,9 +16,12 @@ from pintern.models.decoder import Decoder
 def unrolled(graph: nnx.GraphDef, base: nnx.State) -> tuple[nnx.GraphDef, nnx.State]:
     """The same decoder, split again, with `blocks` as a list of layers.
 
-    The layers' weights are copies: they stand in memory beside the stacked ones.
+    The layers' weights are copies: they stand in memory beside the stacked ones. A decoder that is
+    unrolled already is given back.
     """
     decoder: Decoder = nnx.merge(graph, base)
+    if isinstance(decoder.blocks, nnx.List):
+        return graph, base
     block, stacked = nnx.split(decoder.blocks)
     layers = _layers(stacked, decoder.config.num_layers)
     decoder.blocks = nnx.List([nnx.merge(block, layer) for layer in layers])

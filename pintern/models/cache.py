@@ -18,8 +18,8 @@ class Cache:
     """Keys and values of what was read so far.
 
     Attributes:
-      prefix: `[layer, group, kv_head, prefix_slot, dim]`, shared by the rows of a group, or None. Of
-        an unrolled decoder a tuple over the layers, without that axis; `rows` likewise.
+      prefix: `[layer, group, kv_head, prefix_slot, dim]`, shared by the rows of a group, or None;
+        of an unrolled decoder a tuple over the layers, without that axis. `rows` likewise.
       prefix_positions: `[group, prefix_slot]`, −1 where padded, or None.
       rows: `[layer, group, kv_head, row, slot, dim]`, or None before the first row token.
       row_positions: `[group, row, slot]`, −1 where padded or not yet written.

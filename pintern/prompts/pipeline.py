@@ -18,10 +18,11 @@ from pintern.files import write_atomically
 from pintern.paths import user_cache
 from pintern.prompts.compressors.make import make_compressor
 from pintern.prompts.compressors.self_information import Surprisal
+from pintern.prompts.kept import LARGE, kept_lists
 from pintern.prompts.ladder import Rung, build_ladder, read_ladder, write_ladder
 from pintern.prompts.retrievers.make import make_retriever
 from pintern.prompts.retrievers.pool import Retriever
-from pintern.prompts.retrievers.vectors import Encoder
+from pintern.prompts.retrievers.vectors import Encoder, digest
 from pintern.prompts.rows import Pieces, Renderer, Row
 from pintern.prompts.task import Example, Task
 from pintern.prompts.tokens import PieceTokenizer
@@ -200,6 +201,20 @@ def curriculum_of(config: ConfigDict) -> Curriculum:
     )
 
 
+def pool_pieces(renderer: Renderer, examples: Sequence[Example], cache: Path) -> list[Pieces]:
+    """Token ids of the labelled pairs; those of many are kept in the folder `cache`."""
+    if len(examples) < LARGE or renderer.chat is not None:
+        return renderer.pieces(examples)
+    texts = [text for e in examples for text in (e.query, e.completion)]
+    name = digest([renderer.tokenizer.identity, repr(renderer.task.format), *texts])
+
+    def make() -> list[list[int]]:
+        return [ids for p in renderer.pieces(examples) for ids in (p.query, p.completion)]
+
+    ids = kept_lists(cache / f"{name}.npz", make)
+    return [Pieces(*pair) for pair in zip(ids[::2], ids[1::2], strict=True)]
+
+
 def prepare_prompts(
     config: ConfigDict,
     task: Task,
@@ -239,7 +254,7 @@ def prepare_prompts(
         renderer=renderer,
         curriculum=curriculum,
         ladder=ladder,
-        pool=renderer.pieces(task.train),
+        pool=pool_pieces(renderer, task.train, user_cache() / "tokens"),
         retriever=make_retriever(
             config.prompt.retriever,
             [example.query for example in task.train],

@@ -92,6 +92,14 @@ class PieceTokenizer:
         """One more than the largest id it can produce."""
         return max(self.tokenizer.get_vocab().values()) + 1
 
+    @property
+    def identity(self) -> str:
+        """Changes whenever a text may get other ids."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is not None:
+            return backend.to_str()
+        return repr((self.tokenizer, sorted(self.tokenizer.get_vocab().items())))
+
     def encode(self, piece: str) -> list[int]:
         """Ids of one piece, without start or end tokens."""
         return self.encode_many([piece])[0]

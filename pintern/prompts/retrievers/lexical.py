@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from pintern.prompts.kept import LARGE
 from pintern.prompts.retrievers.pool import Pool, highest
 from pintern.prompts.retrievers.vectors import digest
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from bm25s import BM25
 
 _WORD = re.compile(r"\w+")
-# Items above which building takes about a second and so shows its progress and is kept.
-_LARGE = 20_000
 
 
 class BM25Retriever:
@@ -36,7 +35,7 @@ class BM25Retriever:
 
     def __init__(self, pool: Sequence[str], cache: Path | None = None):
         self.pool = Pool(pool)
-        self._index = _kept_index(pool, cache) if cache and len(pool) >= _LARGE else _index(pool)
+        self._index = _kept_index(pool, cache) if cache and len(pool) >= LARGE else _index(pool)
 
     def neighbours(
         self, queries: Sequence[str], k: int, *, exclude: Sequence[int | None] | None = None
@@ -57,6 +56,11 @@ class BM25Retriever:
             yield self._index.get_scores(_words(query))
 
 
+def bm25_identity(_: Sequence[str]) -> str:
+    """What its scores follow from beside the texts."""
+    return f"bm25s {_library().__version__} {_WORD.pattern}"
+
+
 def _library() -> ModuleType:
     import bm25s
 
@@ -67,7 +71,7 @@ def _library() -> ModuleType:
 def _index(pool: Sequence[str]) -> BM25:
     bm25s = _library()
     made = bm25s.BM25()
-    shown = len(pool) >= _LARGE and sys.stderr.isatty()
+    shown = len(pool) >= LARGE and sys.stderr.isatty()
     # The library's own empty token has no column in its index, so that asking for it fails.
     made.index([_words(text) for text in pool], create_empty_token=False, show_progress=shown)
     return made
@@ -76,7 +80,7 @@ def _index(pool: Sequence[str]) -> BM25:
 def _kept_index(pool: Sequence[str], cache: Path) -> BM25:
     """The index from the folder where it is there, else made and put there, whole or not at all."""
     bm25s = _library()
-    path = cache / f"bm25-{digest([bm25s.__version__, _WORD.pattern, *pool])}"
+    path = cache / f"bm25-{digest([bm25_identity(pool), *pool])}"
     try:
         return bm25s.BM25.load(path, show_progress=False)
     except FileNotFoundError:

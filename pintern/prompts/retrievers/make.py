@@ -1,13 +1,15 @@
 """The retriever that a config names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
+from pintern.prompts.kept import LARGE
 from pintern.prompts.retrievers.band import SimilarityBandRetriever
 from pintern.prompts.retrievers.controls import FixedRetriever, RandomRetriever
 from pintern.prompts.retrievers.dense import DenseRetriever
-from pintern.prompts.retrievers.lexical import BM25Retriever
+from pintern.prompts.retrievers.kept import KeptNeighbours
+from pintern.prompts.retrievers.lexical import BM25Retriever, bm25_identity
 from pintern.prompts.retrievers.pool import Retriever
 from pintern.prompts.retrievers.vectors import Encoder, sentence_encoder
 
@@ -38,18 +40,25 @@ def make_retriever(
       similarity: of `similarity_band`: one of `SIMILARITIES`.
       quantile: of `similarity_band`.
       fixed_shots: of `fixed`: indices; empty is the first of the pool.
-      cache: folder for vectors of the pool, or its index.
+      cache: folder for vectors of the pool, or its index; and, of a large pool, for the neighbours
+        of its items.
 
     Raises:
       UserError: an unknown kind, a pool with fewer than 2 items, or see the retrievers.
     """
+
+    def keep(retriever: Retriever, identity: Callable[[Sequence[str]], str]) -> Retriever:
+        large = cache is not None and len(pool) >= LARGE
+        return KeptNeighbours(retriever, identity, cache) if large else retriever
+
     match kind:
         case "bm25":
-            return BM25Retriever(pool, cache)
+            return keep(BM25Retriever(pool, cache), bm25_identity)
         case "dense":
-            return DenseRetriever(pool, encoder, cache)
+            return keep(DenseRetriever(pool, encoder, cache), encoder.key)
         case "sentence_transformers":
-            return DenseRetriever(pool, sentence_encoder(sentence_model), cache)
+            sentences = sentence_encoder(sentence_model)
+            return keep(DenseRetriever(pool, sentences, cache), sentences.key)
         case "similarity_band" if similarity in SIMILARITIES:
             scorer = make_retriever(
                 similarity,

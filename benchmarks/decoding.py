@@ -1,0 +1,358 @@
+"""Decoding beside transformers' `generate`: equal tokens first, then time.
+
+    python -m benchmarks.decoding                    (CPU: GPT-2-124M shape, float32)
+    JAX_PLATFORMS=cuda python -m benchmarks.decoding (GPU: Llama-1B shape, bfloat16)
+    python -m benchmarks.decoding --only=decode_b1,requests_plain
+    python -m benchmarks.decoding --tiny             (tries the script out; means nothing)
+
+Random weights that both sides share; greedy. `decode_*` are batches of rows of one length, and
+`requests_*` a queue of ragged ones which end at different times, since one id in forty ends a
+completion. `generate` is given them sorted by length, left-padded, at the batch size that is best
+for it on a sample. The floor reads the weights once for every token of the batch, or computes its
+products, whichever is longer, at the rates measured in the same run. `headline` is the saving that
+this project is about: the full prompt, the full prompt behind a cached prefix, the query alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from absl import flags
+
+from benchmarks import measure
+from benchmarks.shared_models import (
+    GPT2_124M,
+    LLAMA_1B,
+    TINY_GPT2,
+    TINY_LLAMA,
+    pintern_model,
+    saved_model,
+    torch_model,
+)
+from pintern import cli
+
+if TYPE_CHECKING:
+    from pintern.evaluation.decode import Generator
+
+ONLY = flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side of the shorter cases.")
+TINY = flags.DEFINE_boolean("tiny", False, "A tiny model.")
+ENDS = 40  # one id in so many ends a completion of a ragged request
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Rows and how they are decoded.
+
+    Attributes:
+      name: of the result.
+      target: ratio to `generate` that it is to reach.
+      count: rows.
+      prefix: tokens that all of them stand behind.
+      lengths: shortest and longest row.
+      new: tokens at most.
+      batches: sizes among which each side takes its best; one is taken as it is.
+      repeats: timed runs of each side.
+    """
+
+    name: str
+    target: float
+    count: int
+    prefix: int
+    lengths: tuple[int, int]
+    new: int
+    batches: tuple[int, ...]
+    repeats: int
+
+    @property
+    def ragged(self) -> bool:
+        """Whether rows end when they like."""
+        return self.lengths[0] != self.lengths[1]
+
+
+def cases(*, on_gpu: bool) -> list[Case]:
+    """What is measured."""
+    few = REPEATS.value
+    if on_gpu:
+        return [
+            Case("decode_gpu_b1", 8.0, 1, 0, (48, 48), 128, (1,), few),
+            Case("decode_gpu_b64", 1.5, 64, 0, (48, 48), 128, (64,), few),
+            Case("decode_gpu_shared_b64", 5.0, 64, 1792, (48, 48), 64, (64,), few),
+            Case("requests_gpu_shared", 6.0, 300, 1792, (8, 64), 64, (64, 128), 1),
+        ]
+    return [
+        Case("decode_b1", 1.5, 1, 0, (48, 48), 32, (1,), 2 * few + 1),
+        Case("decode_b8", 1.5, 8, 0, (48, 48), 32, (8,), few),
+        Case("decode_shared_b32", 5.0, 32, 448, (48, 48), 32, (32,), 1),
+        Case("requests_plain", 2.0, 300, 0, (8, 64), 32, (16, 32), 1),
+        Case("requests_shared", 6.0, 300, 448, (8, 64), 32, (16, 32), 1),
+    ]
+
+
+def main(_: list[str]) -> None:
+    """Prints two tables; exits with 1 where the sides' tokens differ."""
+    import jax
+    from flax import nnx
+
+    from pintern.evaluation.unroll import unrolled
+
+    on_gpu = jax.default_backend() != "cpu"
+    tiny, full = (TINY_LLAMA, LLAMA_1B) if on_gpu else (TINY_GPT2, GPT2_124M)
+    shape, dtype = tiny if TINY.value else full, "bfloat16" if on_gpu else "float32"
+    rate, band = measure.matrix_rate(), measure.bandwidth()
+    print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
+    chosen = [c for c in cases(on_gpu=on_gpu) if not ONLY.value or c.name in ONLY.value]
+    results, failed = [], False
+    with saved_model(shape, dtype=dtype) as folder:
+        checkpoint = pintern_model(folder, dtype=dtype)
+        split = nnx.split(checkpoint.decoder)
+        if not on_gpu:
+            split = unrolled(*split)  # once, as a server does when it starts
+        work = Work(checkpoint.decoder, rate, band)
+        peer = torch_model(folder, dtype=dtype, device="cuda" if on_gpu else "cpu").eval()
+        for case in chosen:
+            ours, theirs = Ours(checkpoint, split, case), Peer(peer, case)
+            equal = agreement(ours.run(), theirs.run())
+            # In bfloat16 near ties fall either way.
+            failed |= equal < (0.5 if on_gpu else 1.0)
+            mine, other = measure.paired(ours.run, theirs.run, case.repeats, warm=lambda: None)
+            print(
+                f"{case.name}: {equal:.1%} of the rows have equal tokens; batch {ours.batch} and "
+                f"{theirs.batch}; {ours.tokens / mine.median:,.0f} and "
+                f"{ours.tokens / other.median:,.0f} tokens/s",
+                flush=True,
+            )
+            floor = work.floor(case, ours.made, ours.batch)
+            results.append(measure.compare(case.name, mine, other, floor))
+        del peer
+        measure.show(results, {case.name: case.target for case in chosen})
+        if not ONLY.value or "headline" in ONLY.value:
+            results += headline(checkpoint, split, on_gpu=on_gpu)
+    if not TINY.value:
+        measure.save(results, "gpu" if on_gpu else "cpu")
+    sys.exit(int(failed))
+
+
+def requests(case: Case, vocab: int) -> tuple[list[int], list[list[int]]]:
+    """Prefix and rows: the same for both sides."""
+    rng = np.random.default_rng(0)
+    low, high = case.lengths
+    prefix = rng.integers(0, vocab, case.prefix).tolist()
+    return prefix, [
+        rng.integers(0, vocab, rng.integers(low, high + 1)).tolist() for _ in range(case.count)
+    ]
+
+
+def ends(case: Case, vocab: int) -> list[int]:
+    """Ids that end a completion."""
+    return list(range(7, vocab, ENDS)) if case.ragged else []
+
+
+class Ours:
+    """The engine; a run is a whole queue, the reading of the prefix included."""
+
+    def __init__(self, checkpoint, split: tuple, case: Case):
+        self._split = split
+        self._vocab, self._case = checkpoint.config.vocab_size, case
+        self._prefix, self._rows = requests(case, self._vocab)
+        self.made: list[list[int]] = []
+        self.batch = best(self._serve, case)
+
+    def _generator(self) -> Generator:
+        from pintern.evaluation.decode import Generator
+        from pintern.evaluation.sampling import Sampling
+
+        also = tuple(ends(self._case, self._vocab))
+        never = self._vocab  # an id that isn't there
+        sampling = Sampling(self._case.new, never, also_end=also)
+        return Generator(*self._split, None, self._prefix, sampling)
+
+    def _serve(self, batch: int, count: int) -> list[list[int]]:
+        return self._generator()(self._rows[:count], batch_rows=batch)
+
+    def run(self) -> list[list[int]]:
+        """Tokens of all rows."""
+        self.made = self._serve(self.batch, self._case.count)
+        return self.made
+
+    @property
+    def tokens(self) -> int:
+        """Chosen tokens of the last run, those that ended completions too."""
+        return sum(min(len(row) + 1, self._case.new) for row in self.made)
+
+
+class Peer:
+    """`generate`."""
+
+    def __init__(self, model, case: Case):
+        self._model, self._case = model, case
+        vocab = model.config.vocab_size
+        self._prefix, self._rows = requests(case, vocab)
+        self._ends = ends(case, vocab)
+        self.batch = best(self._serve, case)
+
+    def _serve(self, batch: int, count: int) -> list[list[int]]:
+        order = sorted(range(count), key=lambda i: len(self._rows[i]))
+        made: list[list[int]] = [[] for _ in order]
+        for first in range(0, count, batch):
+            chosen = order[first : first + batch]
+            answers = self._generate([self._rows[i] for i in chosen])
+            for i, tokens in zip(chosen, answers, strict=True):
+                made[i] = tokens
+        return made
+
+    def _generate(self, rows: Sequence[list[int]]) -> list[list[int]]:
+        import torch
+
+        width = max(map(len, rows)) + len(self._prefix)
+        ids = np.zeros((len(rows), width), np.int64)
+        mask = np.zeros_like(ids)
+        for r, row in enumerate(rows):
+            whole = [*self._prefix, *row]
+            ids[r, width - len(whole) :], mask[r, width - len(whole) :] = whole, 1
+        ids, mask = (torch.from_numpy(x).to(self._model.device) for x in (ids, mask))
+        with torch.inference_mode():
+            out = self._model.generate(
+                ids,
+                attention_mask=mask,
+                max_new_tokens=self._case.new,
+                do_sample=False,
+                eos_token_id=self._ends or None,
+                pad_token_id=0,
+            )
+        return [_until(row, self._ends) for row in out[:, width:].tolist()]
+
+    def run(self) -> list[list[int]]:
+        """Tokens of all rows."""
+        return self._serve(self.batch, self._case.count)
+
+
+def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    found = set(ends)
+    return list(itertools.takewhile(lambda token: token not in found, tokens))
+
+
+def best(serve, case: Case) -> int:
+    """The batch size at which two of the largest batches are served fastest."""
+    if len(case.batches) == 1:
+        return case.batches[0]
+    count = min(case.count, 2 * max(case.batches))
+    times = {}
+    for batch in case.batches:
+        serve(batch, batch)  # compiles, or warms up
+        times[batch] = measure.spent(lambda batch=batch: serve(batch, count))[0]
+    return min(times, key=times.get)
+
+
+def agreement(ours: list[list[int]], theirs: list[list[int]]) -> float:
+    """Share of the rows whose tokens are equal, all of them."""
+    return float(np.mean([a == b for a, b in zip(ours, theirs, strict=True)]))
+
+
+class Work:
+    """What a case takes at least.
+
+    Args:
+      decoder: the model.
+      rate: measured.
+      band: measured.
+    """
+
+    def __init__(self, decoder, rate: measure.Rate, band: measure.Rate):
+        import jax
+        from flax import nnx
+
+        config = decoder.config
+        self._linear = config.num_layers * sum(a * b for a, b in decoder.linear_modules().values())
+        self._vocab = config.vocab_size
+        self._head = config.vocab_size * config.model_dim
+        self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(decoder)))
+        self._rate, self._band = rate, band
+
+    def floor(self, case: Case, made: list[list[int]], batch: int) -> float:
+        """Seconds to read all prompts and choose all tokens with `batch` rows at a time."""
+        _, rows = requests(case, self._vocab)
+        read = case.prefix + sum(map(len, rows))
+        tokens = sum(min(len(row) + 1, case.new) for row in made)
+        prompts = 2 * (read * self._linear + len(rows) * self._head) / self._rate.value
+        batches = tokens / batch
+        computed = 2 * tokens * (self._linear + self._head) / self._rate.value
+        return prompts + max(computed, batches * self._bytes / self._band.value)
+
+
+def headline(checkpoint, split: tuple, *, on_gpu: bool) -> list[measure.Result]:
+    """Full prompt, full prompt behind a cached prefix, query alone: one request at a time."""
+    import jax
+    from rich.console import Console
+    from rich.table import Table
+
+    from pintern.evaluation.decode import Generator
+    from pintern.evaluation.sampling import Sampling
+    from pintern.report.accounting import PriceList, TokenCount, cost_per_request
+
+    template, query, new = (1792 if on_gpu else 448), 48, 16
+    rng = np.random.default_rng(0)
+    vocab = checkpoint.config.vocab_size
+    prefix, row = (rng.integers(0, vocab, n).tolist() for n in (template, query))
+    sampling = Sampling(new, vocab)
+    arms = {
+        "full prompt": (Generator(*split, None, prefix, sampling, cached=False), template, False),
+        "full prompt, cached prefix": (Generator(*split, None, prefix, sampling), template, True),
+        "internalised": (Generator(*split, None, (), sampling), 0, False),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    for turn in range(2 * REPEATS.value + 2):
+        for name, (generator, *_) in arms.items():
+            first = measure.spent(lambda g=generator: jax.block_until_ready(g.read([row])))[0]
+            whole = measure.spent(lambda g=generator: g([row], batch_rows=1))[0]
+            if turn:
+                times[name].append((first, whole))
+    medians = {name: np.median(found, axis=0) for name, found in times.items()}
+    table = Table("arm", box=None, pad_edge=False)
+    heads = (
+        "prompt tokens",
+        "first token, ms",
+        "whole, ms",
+        "requests/s",
+        "USD per 1,000",
+        "ratio",
+    )
+    for head in heads:
+        table.add_column(head, justify="right")
+    full = medians["full prompt"][1]
+    for name, (_, shared, cached) in arms.items():
+        first, whole = medians[name]
+        count = TokenCount(template=shared, examples=0, query=query, output=new)
+        cost = 1000 * cost_per_request(count, PriceList(), cached_prefix=cached)
+        table.add_row(
+            name,
+            f"{shared + query:,}",
+            f"{1e3 * first:.1f}",
+            f"{1e3 * whole:.1f}",
+            f"{1 / whole:.2f}",
+            f"{cost:.3f}",
+            f"{full / whole:.2f}×",
+        )
+    Console(width=max(110, Console().width)).print(table)
+    end = "_gpu" if on_gpu else ""
+    ours = medians["internalised"][1]
+    return [
+        measure.Result(f"headline_uncached{end}", full / ours, ours, full, None, "s"),
+        measure.Result(
+            f"headline_cached{end}",
+            medians["full prompt, cached prefix"][1] / ours,
+            ours,
+            medians["full prompt, cached prefix"][1],
+            None,
+            "s",
+        ),
+    ]
+
+
+if __name__ == "__main__":
+    cli.run(main)
