@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from pintern.adapters.adapter import Adapter
 from pintern.evaluation.sampling import Sampling, choose
 from pintern.models.attention import KV
-from pintern.models.cache import Cache
+from pintern.models.cache import Cache, merge_heads
 from pintern.models.decoder import Decoder
 from pintern.models.shared_prefix import positions_of, prefill
 
@@ -113,7 +113,8 @@ def no_rows(
     limit, group = sampling.max_new_tokens, read.position.shape[0]
 
     def room(x: Array) -> Array:
-        return jnp.zeros((*x.shape[:-3], rows, slots + limit, x.shape[-1]), x.dtype)
+        *layer, group, heads, _, _, dim = x.shape
+        return jnp.zeros((*layer, group * heads, rows, slots + limit, dim), x.dtype)
 
     def all_of(value: int, *shape: int) -> Int[Array, ...]:
         return jnp.full((group, rows, *shape), value, jnp.int32)
@@ -162,13 +163,11 @@ def admit(
         return jax.vmap(lambda o, n, w: o.at[w].set(n, mode="drop"))(old, new, where)
 
     def put_slots(old: Array, new: Array) -> Array:
-        flat = old.reshape(-1, *old.shape[-3:])  # (layer, group, head), row, slot, dim
-        incoming = new.reshape(-1, *new.shape[-3:])
-        group, heads = old.shape[-5:-3]
-        at = jnp.tile(jnp.repeat(where, heads, axis=0), (len(flat) // (group * heads), 1))
-        slots = new.shape[-2]
-        written = jax.vmap(lambda o, n, w: o.at[w, :slots].set(n, mode="drop"))(flat, incoming, at)
-        return written.reshape(old.shape)
+        heads = new.shape[-4]
+        at = jnp.repeat(where, heads, axis=0)  # of each group and head
+        if old.ndim == 5:
+            return jax.vmap(_put, (0, 0, None))(old, merge_heads(new), at)
+        return _put(old, merge_heads(new), at)
 
     cache, limit = places.cache, sampling.max_new_tokens
     room = cache.row_positions.shape[-1] - read.row_positions.shape[-1]
@@ -186,6 +185,15 @@ def admit(
         put(places.made, made),
         put(places.keys, keys),
     )
+
+
+def _put(
+    old: Float[Array, "head row slot dim"],
+    new: Float[Array, "head new_row new_slot dim"],
+    where: Int[Array, "head new_row"],
+) -> Float[Array, "head row slot dim"]:
+    slots = new.shape[2]
+    return jax.vmap(lambda o, n, w: o.at[w, :slots].set(n, mode="drop"))(old, new, where)
 
 
 @functools.partial(jax.jit, static_argnums=0)

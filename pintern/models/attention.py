@@ -1,6 +1,7 @@
 """Attention of rows to a prefix that their group shares, and to themselves."""
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.struct
@@ -116,29 +117,29 @@ class Attention(nnx.Module):
         Args:
           q: queries.
           prefix: `[group, kv_head, prefix_slot, dim]`, shared by all rows of a group, or None.
-          own: `[group, kv_head, row, own_slot, dim]`.
+          own: `[group, kv_head, row, own_slot, dim]`, or as `Cache.rows` holds it.
           masks: see `Masks`.
         """
         group, row, query, heads, dim = q.shape
         q = q.reshape(group, row, query, self.kv_heads, heads // self.kv_heads, dim) * self.scale
         q = jnp.transpose(q, (0, 3, 1, 4, 2, 5))  # g k r h t d
-        segments = [(own, "gkrsd", masks.own, masks.own_distance)]
+        read = _read_written if own.keys.ndim == 4 else _read_rows
+        segments = [(read, own, masks.own, masks.own_distance)]
         if prefix is not None:
-            segments.append((prefix, "gksd", masks.prefix, masks.prefix_distance))
-        scores = []
-        for kv, axes, mask, distance in segments:
-            score = jnp.einsum(f"gkrhtd,{axes}->gkrhts", q, kv.keys.astype(q.dtype))
+            segments.append((_read_prefix, prefix, masks.prefix, masks.prefix_distance))
+        scores, values = [], []
+        for read, kv, mask, distance in segments:
+            score, weigh = read(q, kv)
             score = self._bend(score.astype(jnp.float32), distance)
             scores.append(jnp.where(mask[:, None, :, None], score, _MASKED))
+            values.append(weigh)
         highest = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
         highest = jax.lax.stop_gradient(highest)
         total, out = 0.0, 0.0
-        for score, (kv, axes, *_) in zip(scores, segments, strict=True):
+        for score, weigh in zip(scores, values, strict=True):
             weights = jnp.exp(score - highest)
             total += weights.sum(-1, keepdims=True)
-            out += jnp.einsum(
-                f"gkrhts,{axes}->gkrhtd", weights.astype(q.dtype), kv.values.astype(q.dtype)
-            )
+            out += weigh(weights.astype(q.dtype))
         out = (out / total).astype(q.dtype)
         return jnp.transpose(out, (0, 2, 4, 1, 3, 5)).reshape(group, row, query, heads * dim)
 
@@ -154,6 +155,41 @@ class Attention(nnx.Module):
             slopes = alibi_slopes(self.heads).reshape(self.kv_heads, 1, -1, 1, 1)
             score = score - slopes * distance[:, None, :, None].astype(jnp.float32)
         return score
+
+
+# ── scores of queries `[g, k, r, h, t, d]` over a segment, and how its values are weighed ──
+
+
+def _read_prefix(q: Array, kv: KV) -> tuple[Array, Callable[[Array], Array]]:
+    return _products(q, kv, "gksd")
+
+
+def _read_rows(q: Array, kv: KV) -> tuple[Array, Callable[[Array], Array]]:
+    return _products(q, kv, "gkrsd")
+
+
+def _products(q: Array, kv: KV, axes: str) -> tuple[Array, Callable[[Array], Array]]:
+    def weigh(weights: Array) -> Array:
+        return jnp.einsum(f"gkrhts,{axes}->gkrhtd", weights, kv.values.astype(q.dtype))
+
+    return jnp.einsum(f"gkrhtd,{axes}->gkrhts", q, kv.keys.astype(q.dtype)), weigh
+
+
+def _read_written(q: Array, kv: KV) -> tuple[Array, Callable[[Array], Array]]:
+    """What decoding writes into, `[group·kv_head, row, slot, dim]`: read as it lies.
+
+    Any other shape or order, and XLA:CPU would write a copy of it with every token.
+    """
+    *lead, dim = q.shape
+    flat = q.reshape(*kv.keys.shape[:2], -1, dim)
+    slots = kv.keys.shape[2]
+
+    def weigh(weights: Array) -> Array:
+        weights = weights.reshape(*flat.shape[:-1], slots)
+        return jnp.einsum("nrxs,nrsd->nrxd", weights, kv.values.astype(q.dtype)).reshape(q.shape)
+
+    score = jnp.einsum("nrsd,nrxd->nrsx", kv.keys.astype(q.dtype), flat)
+    return jnp.moveaxis(score, 2, 3).reshape(*lead, slots), weigh
 
 
 def visible(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from pintern.models.attention import KV
 from pintern.models.experts import Routed
@@ -21,7 +21,8 @@ class Cache:
       prefix: `[layer, group, kv_head, prefix_slot, dim]`, shared by the rows of a group, or None;
         of an unrolled decoder a tuple over the layers, without that axis. `rows` likewise.
       prefix_positions: `[group, prefix_slot]`, −1 where padded, or None.
-      rows: `[layer, group, kv_head, row, slot, dim]`, or None before the first row token.
+      rows: `[layer, group, kv_head, row, slot, dim]`, or None before the first row token; with room
+        for more, `[layer, group·kv_head, row, slot, dim]`.
       row_positions: `[group, row, slot]`, −1 where padded or not yet written.
       length: slots of `rows` that are written.
       routed: what the routers did with the tokens read so far; None without experts.
@@ -46,6 +47,7 @@ class Cache:
         """Adds `slots` unwritten slots after the rows, for decoding."""
 
         def pad(x: Array) -> Array:
+            x = merge_heads(x)
             return jnp.pad(x, [(0, 0)] * (x.ndim - 2) + [(0, slots), (0, 0)])
 
         return self.replace(
@@ -98,3 +100,16 @@ def write_slots(old: Array | None, new: Array, start: Int[Array, ""] | int, *, a
     if old is None:
         return new
     return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), start, axis)
+
+
+def merge_heads(
+    x: Float[Array, "*layer group kv_head row slot dim"],
+) -> Float[Array, "*layer group*kv_head row slot dim"]:
+    """Keys or values in the shape in which decoding writes and reads them."""
+    *layer, group, heads, row, slot, dim = x.shape
+    return x.reshape(*layer, group * heads, row, slot, dim)
+
+
+def write_rows(rows: KV, new: KV, start: Int[Array, ""] | int) -> KV:
+    """One layer's rows with room, and `[group, kv_head, row, slot, dim]` in it from `start` on."""
+    return jax.tree.map(lambda old, x: write_slots(old, merge_heads(x), start, axis=2), rows, new)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models.attention import KV
 from pintern.models.block import Block
-from pintern.models.cache import Cache, write_slots
+from pintern.models.cache import Cache, write_rows, write_slots
 from pintern.models.config import DecoderConfig
 from pintern.models.experts import Routed
 from pintern.models.layers import INIT_STD, LayerAdapter, Linear, norm_of
@@ -153,13 +153,7 @@ class Decoder(nnx.Module):
             def attend(x: Array) -> tuple[Array, KV]:
                 q, new = block.attention.project(x, rotary, share)
                 new = KV(whole_slots(new.keys), whole_slots(new.values))
-                own = (
-                    new
-                    if xs.rows is None
-                    else jax.tree.map(
-                        lambda old, x: write_slots(old, x, cache.length, axis=3), xs.rows, new
-                    )
-                )
+                own = new if xs.rows is None else write_rows(xs.rows, new, cache.length)
                 mixed = block.attention.attend(q, xs.prefix, own, masks)
                 return block.attention.output(mixed, share), own
 
