@@ -22,7 +22,7 @@ from pintern import cli
 
 STEPS = flags.DEFINE_integer("steps", 240, "Of the run; a multiple of 20.")
 STAGES = flags.DEFINE_integer("stages", 4, "Levels from the full prompt to the query alone.")
-ROWS = flags.DEFINE_integer("rows", 16, "Of a step.")
+ROWS = flags.DEFINE_integer("rows", 4, "Of a step.")
 DATA = flags.DEFINE_string("data", "../shared/data/nl2bash", "Folder of all.nl and all.cm.")
 STALL, PADDING = 0.05, 0.10
 _EVERY = 5
