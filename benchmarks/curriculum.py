@@ -11,6 +11,7 @@ training: what it costs is told apart, and doesn't count as a stage change.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +63,8 @@ def main(_: list[str]) -> None:
     config = run_config()
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        train(config, workdir)
+        if not train(config, workdir):
+            sys.exit("stopped before the end: there is nothing to tell")
         parts = assemble(config, prompts_directory=workdir / "prompts")
         stages, programs = stage_costs(workdir), shapes_of(parts)
     print(
