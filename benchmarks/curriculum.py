@@ -11,6 +11,7 @@ training: what it costs is told apart, and doesn't count as a stage change.
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from pintern import cli
 
 STEPS = flags.DEFINE_integer("steps", 240, "Of the run; a multiple of 20.")
 STAGES = flags.DEFINE_integer("stages", 4, "Levels from the full prompt to the query alone.")
-ROWS = flags.DEFINE_integer("rows", 16, "Of a step.")
+ROWS = flags.DEFINE_integer("rows", 4, "Of a step.")
 DATA = flags.DEFINE_string("data", "../shared/data/nl2bash", "Folder of all.nl and all.cm.")
 STALL, PADDING = 0.05, 0.10
 _EVERY = 5
@@ -62,7 +63,8 @@ def main(_: list[str]) -> None:
     config = run_config()
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
-        train(config, workdir)
+        if not train(config, workdir):
+            sys.exit("stopped before the end: there is nothing to tell")
         parts = assemble(config, prompts_directory=workdir / "prompts")
         stages, programs = stage_costs(workdir), shapes_of(parts)
     print(

@@ -144,8 +144,8 @@ def timed(folder: Path, adapter: Path, case: Case, rate: measure.Rate) -> list[m
     mine, other = measure.paired(
         lambda: ours.run(batches),
         lambda: peer.run(theirs),
-        REPEATS.value if len(theirs) == len(theirs[0]) == 1 else (REPEATS.value + 1) // 2,
-        warm=lambda: (ours.run(batches), peer.run(theirs[:1])),
+        REPEATS.value if len(theirs) == len(theirs[0]) == 1 else max(1, REPEATS.value // 2),
+        warm=lambda: (ours.run(batches), peer.run([theirs[0][:1]])),
     )
     work = Work.of(ours.checkpoint.decoder, 0 if case.virtual else RANK)
     needed, spent = case.flops(work), case.peer_flops(work)

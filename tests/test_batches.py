@@ -102,7 +102,9 @@ def test_no_other_widths_have_fewer_slots(most):
     rows = random_rows(60)
     steps = steps_of(rows)
     longest = [max(len(rows[i].tokens) for i in step) for step in steps]
-    planned = tuple(s.row for s in Shapes.plan((), rows, steps, most=most, padding=0.0).rising)
+    planned = tuple(
+        s.row for s in Shapes.plan((), rows, steps, most=most, padding=0.0, slack=0.0).rising
+    )
     assert planned == tuple(sorted(set(planned)))
     widest = max(len(row.tokens) for row in rows) + 7 & ~7
     others = itertools.combinations(range(8, widest, 8), most - 1)
@@ -122,6 +124,13 @@ def test_no_more_widths_than_padding_asks_for():
     assert len(widths(0, 0.2)) == 2
     # Behind a long prefix the rows' padding is little.
     assert widths(1000, 0.1) == [40]
+
+
+def test_widths_that_save_next_to_nothing_are_left_out():
+    # Each step has a row of the longest kind, or nearly so.
+    rows = [Row([1] * n, n - 1) for n in (80, 8, 8, 8, 80, 8, 8, 8, 80, 8, 8, 8, 72, 8, 8, 8)]
+    planned = Shapes.plan((), rows, np.arange(16).reshape(4, 4))
+    assert [shape.row for shape in planned.rising] == [80]
 
 
 def test_narrow_rows_have_few_targets():

@@ -15,7 +15,8 @@ from pintern.prompts.rows import Row
 _MULTIPLE = 8
 _WINDOW = 16  # steps whose rows are sorted by length together
 _MOST = 8  # row widths of a level, each a program to compile
-_PADDING = 0.1  # share of slots that is worth no further program
+_PADDING = 0.1  # share of slots that is worth no further width
+_SLACK = 0.03  # likewise, above what the most widths would leave
 
 
 class Shape(NamedTuple):
@@ -71,6 +72,7 @@ class Shapes:
         *,
         most: int = _MOST,
         padding: float = _PADDING,
+        slack: float = _SLACK,
     ) -> Shapes:
         """As few widths as keep padding below a share, each where it saves most.
 
@@ -84,6 +86,8 @@ class Shapes:
             Without any there is one shape, which holds every row.
           most: widths at most.
           padding: share of the steps' slots, prefix and rows, that may be padding.
+          slack: share of slots above those of `most` widths that is worth no further width: where
+            padding comes of unlike rows in one step, widths don't help.
         """
         lengths = np.array([len(row.tokens) for row in rows])
         completions = np.array([len(row.tokens) - row.start for row in rows])
@@ -95,10 +99,12 @@ class Shapes:
             longest = np.array([lengths[list(step)].max() for step in steps])
             fixed = len(steps) * round_up(len(prefix))
             real = len(steps) * len(prefix) + sum(lengths[list(step)].sum() for step in steps)
-            for chosen, slots in _best_widths(longest, widest, most):
-                widths = chosen
-                if 1 - real / (fixed + count * slots) <= padding:
-                    break
+            found = [
+                (chosen, fixed + count * slots)
+                for chosen, slots in _best_widths(longest, widest, most)
+            ]
+            enough = max(real / (1 - padding), (1 + slack) * found[-1][1])
+            widths = next(chosen for chosen, slots in found if slots <= enough)
         return cls(
             tuple(
                 Shape(
