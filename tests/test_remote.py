@@ -128,17 +128,38 @@ def test_a_driver_that_is_not_installed_is_named(scheme, monkeypatch):
         Mirror("gopher://bucket/run", Path("unused"))
 
 
-def test_a_local_folder_is_worked_on_itself_and_several_processes_are_refused(
-    tmp_path, monkeypatch
-):
+def test_a_local_folder_is_worked_on_itself(tmp_path):
     with local_workdir(str(tmp_path)) as run:
         assert run == tmp_path
-    monkeypatch.setattr("pintern.remote.count", lambda: 2)
+
+
+def test_of_several_processes_the_first_alone_has_checkpoints_and_pushes(url, monkeypatch):
+    with local_workdir(url, trains=True) as run:
+        checkpoint(run, 3)
+        (run / "config.json").write_text("{}")
+    monkeypatch.setattr("pintern.remote.is_first", lambda: False)
+    monkeypatch.setattr("pintern.remote.from_first", lambda push: None)
+    before = names(url)
+    with local_workdir(url, trains=True) as run:
+        assert {path.name for path in run.rglob("*")} == {"config.json"}
+        checkpoint(run, 6)
+    with pytest.raises(ZeroDivisionError), local_workdir(url, trains=True) as run:
+        checkpoint(run, 6)
+        _ = 1 / 0
+    assert names(url) == before
+
+
+def test_an_error_is_told_though_the_store_refuses_what_there_is(tmp_path, capsys):
+    (tmp_path / "bucket").mkdir()
     with (
-        pytest.raises(UserError, match="by one process"),
-        local_workdir("memory://a/b", trains=True),
+        pytest.raises(UserError, match="the loss is nan"),
+        local_workdir(f"file://{tmp_path}/bucket/run", trains=True) as run,
     ):
-        pass
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        (tmp_path / "bucket" / "run").touch()  # a file where the folder would be
+        raise UserError("the loss is nan")
+    assert "can't be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["population", "study"])
