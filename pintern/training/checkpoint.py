@@ -22,7 +22,7 @@ import numpy as np
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState
-from pintern.distributed import agree, broadcast, from_first, is_first
+from pintern.distributed import agree, broadcast, count, from_first, is_first
 from pintern.errors import UserError
 from pintern.models.sharding import fetch
 from pintern.training.placement import place
@@ -235,9 +235,9 @@ class Checkpoints:
 def _copy_for_first(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray | None:
     """A copy of the whole leaf in the first process.
 
-    It is made on the leaf's devices, or gathered from all processes, which take part in it.
+    One process alone makes it on the leaf's devices; of several, all take part in gathering it.
     """
-    if isinstance(leaf, jax.Array) and leaf.is_fully_addressable:
+    if count() == 1 and isinstance(leaf, jax.Array):
         return jnp.copy(leaf)
     whole = fetch(leaf)
     return np.array(whole) if is_first() else None  # on a CPU `whole` is the buffer itself
