@@ -103,7 +103,8 @@ def _pull_together(name: str, local: Path) -> Mirror:
         refused = error
     if any_of(refused is not None):
         raise refused or UserError(
-            f"--workdir={name} can't be read by another process of this run.", "It says why."
+            f"--workdir={name} can't be read by another process of this run.",
+            "Its own message says why.",
         )
     return mirror
 

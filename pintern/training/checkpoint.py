@@ -30,6 +30,7 @@ from pintern.training.step import TrainState
 from pintern.training.tree_files import HALF, READ_ERRORS, WRITE_ERRORS, TreeWriter, read_tree
 
 _REMOVED = ".removed"
+_LATE_SECONDS = 5.0
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -65,7 +66,7 @@ class Checkpoints:
         self._directory = Path(directory).absolute()
         self._keep, self._writes = keep, writes
         self._steps = from_first(self._look)
-        self._pending: int | None = None
+        self._pending: int | None = None  # what is being written
         self._writer = TreeWriter()
         self._saved_at = time.monotonic()
 
@@ -220,9 +221,15 @@ class Checkpoints:
         self._steps = self._steps[-self._keep :]
 
     def _unwritten(self, step: int, error: Exception) -> UserError:
-        # Room for what is left of it may be what the others need.
-        for left in self._directory.glob(f"{step}{HALF}*"):
-            shutil.rmtree(left, ignore_errors=True)
+        # Room for what is left of it may be what the others need. Orbax ends with the first array
+        # that fails, while others may still be written, and make the folder anew.
+        clean, until = 0, time.monotonic() + _LATE_SECONDS
+        while clean < 3 and time.monotonic() < until:
+            clean += 1
+            for left in list(self._directory.glob(f"{step}{HALF}*")):
+                shutil.rmtree(left, ignore_errors=True)
+                clean = 0
+            time.sleep(0.05)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         whole = ", ".join(map(str, self._steps))
         return UserError(
