@@ -59,11 +59,15 @@ setup(
         ],
         "test": [
             "beartype",
+            "flask",  # with flask-cors, moto's server
+            "flask-cors",
             "hypothesis",
             "kubeflow-trainer-api",
+            "moto[s3]",
             "pytest",
             "pytest-xdist",
             "ruff",
+            "s3fs",
             "selenium",
         ],
     },

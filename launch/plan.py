@@ -25,7 +25,10 @@ from pintern.errors import UserError
 _SHAPES = Path(__file__).parent / "shapes"
 
 TOPOLOGY = flags.DEFINE_string(
-    "topology", None, "KIND:SHAPE of the chips: v5e:4x4, v5p:4x4x4, h100:8.", required=True
+    "topology",
+    None,
+    "KIND:SHAPE of the chips: v5e:4x4, v5p:4x4x4, h100:8; of several slices 2xv5e:4x4.",
+    required=True,
 )
 MESH = flags.DEFINE_string(
     "mesh", None, "AXIS=SIZE,… over data, fsdp and tensor; others are 1. In place of config.mesh."

@@ -1,7 +1,7 @@
 """Runs a command on every worker of a Cloud TPU VM, made for it or there before.
 
-    python -m launch.tpu_vm --name=run --type=v5litepod-8 --zone=us-west4-a --spot -- \\
-        python -m pintern.train --workdir=gs://bucket/runs/one ...
+    python -m launch.tpu_vm --name=large --type=v5litepod-64 --zone=us-west4-a --spot -- \\
+        python -m pintern.train --workdir=gs://bucket/runs/large ...
 
 A queued resource is requested and waited for; code and environment go to all workers, the command
 runs on all of them, and its output is followed. When the VM is preempted it is made anew and the

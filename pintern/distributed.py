@@ -15,12 +15,16 @@ nothing happens.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pintern.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ADDRESS = "JAX_COORDINATOR_ADDRESS"
 NUM_PROCESSES = "PINTERN_NUM_PROCESSES"
@@ -101,18 +105,53 @@ def any_of(value: bool) -> bool:
     return bool(multihost_utils.process_allgather(int(value)).any())
 
 
-def first_before_others(function: Callable[[], T]) -> T:
-    """Calls it in the first process, and then in the others, which find what that one wrote."""
+def from_first(function: Callable[[], T]) -> T:
+    """Calls it in the first process alone; all get what it returns, or raise its UserError.
+
+    Args:
+      function: returns what JSON can hold.
+    """
     if count() == 1:
         return function()
+    import numpy as np
+
+    said: dict[str, Any] = {}
+    if is_first():
+        try:
+            said["value"] = function()
+        except UserError as error:
+            said["error"] = str(error)
+    text = json.dumps(said).encode()
+    size = int(broadcast(np.array(len(text), np.int32)))
+    # Of few sizes, since each is a program to compile; JSON doesn't mind the spaces.
+    size = max(1 << (size - 1).bit_length(), 4096)
+    sent = text.ljust(size) if is_first() else bytes(size)
+    said = json.loads(broadcast(np.frombuffer(sent, np.uint8)).tobytes())
+    if "error" in said:
+        raise UserError(said["error"])
+    return said["value"]
+
+
+def broadcast(array: np.ndarray) -> np.ndarray:
+    """The first process's array, bit for bit, on all of them; theirs are of the same shape."""
+    if count() == 1:
+        return array
+    import numpy as np
     from jax.experimental import multihost_utils
 
-    if is_first():
-        found = function()
-        multihost_utils.sync_global_devices("first")
-        return found
-    multihost_utils.sync_global_devices("first")
-    return function()
+    # What arrives is a sum with the others' zeros, in which −0.0 would become 0.0.
+    raw = np.frombuffer(array.tobytes(), np.uint8)
+    sent = np.asarray(multihost_utils.broadcast_one_to_all(raw))
+    return np.frombuffer(sent.tobytes(), array.dtype).reshape(array.shape)
+
+
+def first_before_others(function: Callable[[], T]) -> T:
+    """Calls it in the first process, and then in the others, which find what that one wrote.
+
+    What it raises there as a UserError all raise; it returns what JSON can hold.
+    """
+    found = from_first(function)
+    return found if is_first() else function()
 
 
 def stopped_status() -> int:

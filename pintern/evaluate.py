@@ -57,7 +57,9 @@ def main(_: list[str]) -> None:
 
     if WATCH.value:
         _watch(Path(WORKDIR.value) if WORKDIR.value else None)
-    elif WORKDIR.value:
+        return
+    distributed.initialize()
+    if WORKDIR.value:
         with local_workdir(WORKDIR.value) as workdir:
             _once(workdir)
     else:
@@ -67,7 +69,6 @@ def main(_: list[str]) -> None:
 def _once(workdir: Path | None) -> None:
     config, trained = _scored(workdir)
     _apply_flags(config)
-    distributed.initialize()
 
     from pintern.interop.read import read_adapter
     from pintern.training.restore import restore_run
@@ -202,7 +203,7 @@ def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
     if given and trained:
         check_config(workdir, config, besides=("eval.",))
     elif given and workdir is not None:
-        claim(workdir, config)
+        distributed.first_before_others(lambda: claim(workdir, config))
     return config, trained
 
 

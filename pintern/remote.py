@@ -5,6 +5,10 @@ whose `--workdir` is `gs://…` or `s3://…` (any file system of fsspec) is pul
 folder, and pushed whenever it has a new checkpoint and at the end. What is in the store is what
 counts when the next process begins.
 
+Of several processes each has a copy of its own; the first one alone pushes, and alone has the
+checkpoints, which it reads for the others (`training.checkpoint`). In a folder that isn't a URL
+they look for what the first one wrote there: it has to be the same for all.
+
 A checkpoint counts there once `<step>.whole` lies beside its folder: that object is written after
 all of its files, and removed before any. Files that grow (metrics.jsonl) are pushed before the
 checkpoints that follow on them, so that they hold every step up to the latest one.
@@ -19,8 +23,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pintern.distributed import count
+from pintern.distributed import any_of, from_first, is_first
 from pintern.errors import UserError
+from pintern.shared_folder import check_shared
 
 # A run's later checkpoints rest on its teacher and stages: these are pushed first.
 _KEPT = ("teacher", "stages", "checkpoints")
@@ -52,36 +57,56 @@ def local_folder(name: str) -> Path:
 def local_workdir(name: str, *, trains: bool = False) -> Iterator[Path]:
     """The folder to work in: itself where it is local, a copy of it where it isn't.
 
+    Several processes enter together.
+
     Args:
       name: a path or a URL.
       trains: push checkpoints as they come, and remove those that training removes; else only
         what is new (evaluations, say) is pushed, at the end.
 
     Raises:
-      UserError: no driver for the URL, no access, or several processes.
+      UserError: no driver for the URL, no access; or a local folder that the processes don't share.
     """
     if not is_remote(name):
+        check_shared(Path(name), made=trains)
         yield Path(name)
         return
-    if trains and count() > 1:
-        raise UserError(
-            f"--workdir={name} is worked on in a copy by one process; there are several.",
-            "Give a folder that all of them share.",
-        )
     with tempfile.TemporaryDirectory(prefix="pintern-workdir-", ignore_cleanup_errors=True) as copy:
-        mirror = Mirror(name, Path(copy) / "run")
-        mirror.pull()
-        ended = threading.Event()
+        # All have pulled before the first one pushes anything: they begin with the same.
+        mirror = _pull_together(name, Path(copy) / "run")
+        ended, follows = threading.Event(), trains and is_first()
         follower = threading.Thread(target=mirror.follow, args=(ended,), daemon=True)
-        if trains:
+        if follows:
             follower.start()
         try:
             yield mirror.local
-        finally:
+        except BaseException:
             ended.set()
-            if trains:
+            if follows:
                 follower.join()
-            mirror.push(removes=trains)
+            if is_first():  # the others may go on and aren't waited for
+                mirror.push_if_possible(removes=trains)
+            raise
+        ended.set()
+        if follows:
+            follower.join()
+        # The others wait for it: when one process of several is gone, so are all.
+        from_first(lambda: mirror.push(removes=trains))
+
+
+def _pull_together(name: str, local: Path) -> Mirror:
+    refused: UserError | None = None
+    try:
+        mirror = Mirror(name, local)
+        mirror.pull(checkpoints=is_first())
+    except UserError as error:
+        refused = error
+    if any_of(refused is not None):
+        raise refused or UserError(
+            f"--workdir={name} can't be read by another process of this run.",
+            "Its own message says why.",
+        )
+    return mirror
 
 
 class Mirror:
@@ -113,13 +138,14 @@ class Mirror:
         self._root = self._root.rstrip("/")
         self._pushed: dict[Path, tuple[int, int]] = {}
 
-    def pull(self) -> None:
-        """Copies what is in the store, its whole checkpoints alone."""
+    def pull(self, *, checkpoints: bool = True) -> None:
+        """Copies what is in the store, of its checkpoints those that are whole, or none."""
         with self._told("read"):
             self._store.invalidate_cache()
             found = self._store.find(self._root) if self._store.exists(self._root) else []
             names = sorted(path[len(self._root) + 1 :] for path in map(str, found))
-            whole = {name.removesuffix(_WHOLE) for name in names if name.endswith(_WHOLE)}
+            marks = [name for name in names if name.endswith(_WHOLE) and checkpoints]
+            whole = {name.removesuffix(_WHOLE) for name in marks}
             for name in names:
                 folder = _checkpoint_of(Path(name))
                 if name.endswith(_WHOLE) or (folder is not None and str(folder) not in whole):
@@ -152,14 +178,18 @@ class Mirror:
                 if removes:
                     self._remove(name)
 
+    def push_if_possible(self, *, removes: bool) -> None:
+        """The same; a failure is told, and no error."""
+        try:
+            self.push(removes=removes)
+        except UserError as error:
+            print(f"warning: {error}", file=sys.stderr, flush=True)
+
     def follow(self, ended: threading.Event) -> None:
         """Pushes at every new checkpoint until told to end; a failure is told, and tried again."""
         while not ended.wait(_POLL_SECONDS):
             if set(self._checkpoints()) - set(self._pushed):
-                try:
-                    self.push(removes=True)
-                except UserError as error:
-                    print(f"warning: {error} It is tried again.", file=sys.stderr, flush=True)
+                self.push_if_possible(removes=True)
 
     def _checkpoints(self) -> list[Path]:
         return [

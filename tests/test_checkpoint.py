@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -167,3 +168,51 @@ def _template() -> TrainState:
 
     adapter = fresh_adapter(tiny.parts())
     return TrainState(adapter, make_optimizer(tiny.config().train).init(adapter))
+
+
+# Two processes: what one of them writes both have, and that it can't be written both are told.
+IN_TWO = """
+import sys
+from pathlib import Path
+from pintern import distributed
+distributed.initialize()
+import jax
+import numpy as np
+from pintern.adapters.adapter import Adapter, LoraPair
+from pintern.config import default_config
+from pintern.curriculum import AdaptiveState
+from pintern.errors import report_user_errors
+from pintern.training.checkpoint import Checkpoints
+from pintern.training.step import TrainState, make_optimizer
+
+def state_of(a):
+    adapter = Adapter(lora={"mlp.up": LoraPair(a, a.swapaxes(1, 2))})
+    return TrainState(adapter, make_optimizer(default_config().train).init(adapter))
+
+def main(folder):
+    me, drawn = jax.process_index(), np.random.default_rng(0)
+    state = state_of(jax.numpy.full((2, 3, 64), -0.0 if me == 0 else 7.0))
+    with Checkpoints(Path(folder) / f"process-{me}") as checkpoints:
+        checkpoints.save(1, state, AdaptiveState(1, 2))
+        _, found, curriculum = checkpoints.restore(state)
+        for matrix in jax.tree.leaves(found.adapter):
+            assert not matrix.any() and np.signbit(matrix).all(), "bits of the first one's"
+        assert curriculum == AdaptiveState(1, 2)
+        large = drawn.standard_normal((2, 8000, 64), np.float32)
+        checkpoints.save(2, state_of(jax.numpy.asarray(large)), AdaptiveState())
+
+report_user_errors(main)(sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_have_what_the_first_writes_and_are_told_what_it_can_not(small_disk):
+    launched = ("-m", "launch.local", "--processes=2", "--", sys.executable, "-c", IN_TWO)
+    code, _, err = tiny.run(*launched, str(small_disk))
+    assert code != 0
+    assert "Traceback" not in err, err
+    for number in (0, 1):
+        told = [line for line in err.splitlines() if line.startswith(f"[{number}] error:")]
+        assert len(told) == 1, err
+        assert re.search(r"Checkpoint 2 could not be written to .*No space left", told[0])
+    assert [path.name for path in small_disk.iterdir()] == ["process-0"]

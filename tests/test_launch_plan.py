@@ -25,6 +25,7 @@ from launch.planning.search import search, variants
 from pintern.config import default_config
 from pintern.errors import UserError
 from pintern.models.families import decoder_config, family_of
+from pintern.models.sharding import make_mesh
 
 REPOSITORY = Path(__file__).parents[1]
 SHAPES = REPOSITORY / "launch" / "shapes"
@@ -278,10 +279,25 @@ def test_a_search_in_which_nothing_fits_says_so():
 # ── what is refused ──
 
 
-@pytest.mark.parametrize("text", ["v9:2x2", "v5e", "h100:", "h100:0", "v5e:2×2"])
+@pytest.mark.parametrize(
+    "text", ["v9:2x2", "v5e", "h100:", "h100:0", "v5e:2×2", "0xv5e:2x2", "2xh100:8"]
+)
 def test_unknown_topologies_are_refused(text):
     with pytest.raises(UserError, match="--topology"):
         read_topology(text)
+
+
+def test_slices_are_laid_along_data():
+    if importlib.util.find_spec("libtpu") is None:
+        pytest.skip("libtpu is not installed (extra `plan`)")
+    topology = read_topology("2xv5e:2x4")
+    assert topology.count == 16
+    mesh = make_mesh({"data": 2, "fsdp": -1, "tensor": 2}, topology.devices)
+    assert mesh.shape == {"data": 2, "fsdp": 4, "tensor": 2}
+    slices = [{d.slice_index for d in part.flat} for part in mesh.devices]
+    assert slices == [{0}, {1}]
+    with pytest.raises(UserError, match=r"config\.mesh\.data is 1; the devices are 2 TPU slices"):
+        make_mesh({"data": 1, "fsdp": -1, "tensor": 1}, topology.devices)
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):

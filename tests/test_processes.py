@@ -1,9 +1,11 @@
 """One run of several processes on this machine (gloo): what one process makes of it."""
 
+import functools
 import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -68,18 +70,36 @@ def test_two_and_four_processes_make_the_run_of_one(tmp_path):
         assert shown[0] == shown[1]
 
 
+# Long enough to be killed in the middle, with all state that a run has.
+LONG = CHANGES | {"train__steps": 120, "checkpoint__every": 10, "checkpoint__stages": True}
+
+
+@functools.cache
+def straight() -> tuple[Path, Path]:
+    """Experiment file of the long run and the folder of two processes that nothing stopped."""
+    folder = tiny.root() / "processes"
+    folder.mkdir()
+    file, run = tiny.config_file(folder, tiny.config(**LONG)), folder / "run"
+    code, _, err = tiny.run(*command(file, run))
+    assert code == 0, err
+    return file, run
+
+
+def command(file, workdir):
+    return launch(2, "-m", "pintern.train", f"--config={file}", f"--workdir={workdir}")
+
+
+def assert_same(run, wanted):
+    assert (run / "metrics.jsonl").read_bytes() == (wanted / "metrics.jsonl").read_bytes()
+    assert (run / "teacher.jsonl").read_bytes() == (wanted / "teacher.jsonl").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, adapter_of(run), adapter_of(wanted))
+
+
 @pytest.mark.slow
 def test_a_killed_process_ends_the_run_and_the_same_command_goes_on_bit_for_bit(tmp_path):
-    config = tiny.config(train__steps=200, checkpoint__every=20)
-    file = tiny.config_file(tmp_path, config)
-    straight, killed = tmp_path / "straight", tmp_path / "killed"
-
-    def command(run):
-        return launch(2, "-m", "pintern.train", f"--config={file}", f"--workdir={run}")
-
-    code, _, err = tiny.run(*command(straight))
-    assert code == 0, err
-    process = tiny.start(*command(killed))
+    file, wanted = straight()
+    killed = tmp_path / "killed"
+    process = tiny.start(*command(file, killed))
     metrics = killed / "metrics.jsonl"
     while process.poll() is None and (
         not metrics.exists() or metrics.read_bytes().count(b"\n") < 30
@@ -91,7 +111,49 @@ def test_a_killed_process_ends_the_run_and_the_same_command_goes_on_bit_for_bit(
     assert time.monotonic() - began < 60
     assert process.returncode != 0
     assert "process 1 was killed by signal 9 (SIGKILL)" in err
-    code, _, err = tiny.run(*command(killed))
+    code, _, err = tiny.run(*command(file, killed))
     assert code == 0, err
-    assert metrics.read_bytes() == (straight / "metrics.jsonl").read_bytes()
-    jax.tree.map(np.testing.assert_array_equal, adapter_of(straight), adapter_of(killed))
+    assert_same(killed, wanted)
+
+
+@pytest.mark.slow
+def test_two_processes_train_in_a_bucket_though_all_are_killed_there(tmp_path):
+    file, wanted = straight()
+    bucket, url = tmp_path / "bucket", f"file://{tmp_path}/bucket"
+    process = tiny.start(*command(file, url))
+    while process.poll() is None and not any(bucket.glob("checkpoints/*.whole")):
+        time.sleep(0.002)
+    children = [tiny.pid_of_process(process.pid, number) for number in (0, 1)]
+    for pid in (process.pid, *children):
+        os.kill(pid, signal.SIGKILL)
+    process.communicate(timeout=60)
+    kept = {int(path.stem) for path in bucket.glob("checkpoints/*.whole")}
+    assert max(kept) < LONG["train__steps"], "it was over before the kill"
+    code, said, err = tiny.run(*command(file, url))
+    assert code == 0, err
+    assert said.count("Next: python -m pintern.evaluate") == 2
+    assert_same(bucket, wanted)
+    for name in ("stages", "teacher"):
+        assert {p.name for p in (bucket / name).iterdir() if p.is_dir()} == {
+            p.name for p in (wanted / name).iterdir()
+        }
+    code, said, err = tiny.run(*launch(2, "-m", "pintern.evaluate", f"--workdir={url}"))
+    assert code == 0, err
+    assert said.count("prompt tokens per request") == 1
+    assert (bucket / "eval" / "120" / "scores.json").is_file()
+
+
+@pytest.mark.slow
+def test_a_folder_that_is_not_shared_is_found_out_at_the_start(tmp_path):
+    """Each process is given another folder, as hosts are that have a disk each."""
+    own = "import os, sys; sys.argv[-1] += os.environ['PINTERN_PROCESS_ID']; "
+    run = own + "import runpy; runpy.run_module('pintern.train', run_name='__main__')"
+    file = tiny.config_file(tmp_path, tiny.config())
+    given = (f"--config={file}", f"--workdir={tmp_path}/disk-")
+    code, _, err = tiny.run(*launch(2, "-c", run, *given))
+    assert code != 0
+    assert err.count("disk-0 is not one folder for all 2 processes") == 1
+    assert err.count("disk-1 is not one folder for all 2 processes") == 1
+    assert "Give a folder on a file system that all hosts share, or a bucket" in err
+    assert "Traceback" not in err
+    assert not list((tmp_path / "disk-0").iterdir())

@@ -1,5 +1,13 @@
-"""Run folders in an object store: what counts there, and in which order it comes there."""
+"""Run folders in an object store: what counts there, and in which order it comes there.
 
+On fsspec's stand-ins, and on a real S3 server (moto) with the driver that a run would use.
+"""
+
+import importlib
+import importlib.util
+import shutil
+import socket
+import subprocess
 import sys
 import time
 import uuid
@@ -13,8 +21,45 @@ from pintern.errors import UserError
 from pintern.remote import Mirror, local_workdir
 
 
-@pytest.fixture(params=["memory", "file"])
-def url(request, tmp_path):
+@pytest.fixture(scope="module")
+def s3_server():
+    """Address of an S3 server on this machine, in a process of its own."""
+    for module in ("moto", "flask_cors", "s3fs"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"{module} is not installed (pip install '.[test]')")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "--host=127.0.0.1", f"--port={port}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                assert server.poll() is None, "the server ended"
+                assert time.monotonic() < until
+                time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.fixture(params=["memory", "file", "s3"])
+def url(request, tmp_path, monkeypatch):
+    if request.param == "s3":
+        monkeypatch.setenv("AWS_ENDPOINT_URL", request.getfixturevalue("s3_server"))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_DEFAULT_REGION"):
+            monkeypatch.setenv(name, "us-east-1")
+        bucket = f"bucket-{uuid.uuid4().hex}"
+        fsspec.filesystem("s3").mkdir(bucket)
+        return f"s3://{bucket}/run"
     return {
         "memory": f"memory://bucket-{uuid.uuid4().hex}/run",
         "file": f"file://{tmp_path}/bucket/run",
@@ -122,23 +167,47 @@ def test_checkpoints_are_pushed_while_training_goes_on(url, monkeypatch):
 def test_a_driver_that_is_not_installed_is_named(scheme, monkeypatch):
     driver = {"gs": "gcsfs", "s3": "s3fs"}[scheme]
     monkeypatch.setitem(sys.modules, driver, None)
+    # What another test has loaded is found without an import.
+    loaded = importlib.import_module("fsspec.registry")._registry
+    monkeypatch.delitem(loaded, scheme, raising=False)
     with pytest.raises(UserError, match=f"{scheme}://.*isn't installed: {driver}"):
         Mirror(f"{scheme}://bucket/run", Path("unused"))
     with pytest.raises(UserError, match="no file system that fsspec knows"):
         Mirror("gopher://bucket/run", Path("unused"))
 
 
-def test_a_local_folder_is_worked_on_itself_and_several_processes_are_refused(
-    tmp_path, monkeypatch
-):
+def test_a_local_folder_is_worked_on_itself(tmp_path):
     with local_workdir(str(tmp_path)) as run:
         assert run == tmp_path
-    monkeypatch.setattr("pintern.remote.count", lambda: 2)
+
+
+def test_of_several_processes_the_first_alone_has_checkpoints_and_pushes(url, monkeypatch):
+    with local_workdir(url, trains=True) as run:
+        checkpoint(run, 3)
+        (run / "config.json").write_text("{}")
+    monkeypatch.setattr("pintern.remote.is_first", lambda: False)
+    monkeypatch.setattr("pintern.remote.from_first", lambda push: None)
+    before = names(url)
+    with local_workdir(url, trains=True) as run:
+        assert {path.name for path in run.rglob("*")} == {"config.json"}
+        checkpoint(run, 6)
+    with pytest.raises(ZeroDivisionError), local_workdir(url, trains=True) as run:
+        checkpoint(run, 6)
+        _ = 1 / 0
+    assert names(url) == before
+
+
+def test_an_error_is_told_though_the_store_refuses_what_there_is(tmp_path, capsys):
+    (tmp_path / "bucket").mkdir()
     with (
-        pytest.raises(UserError, match="by one process"),
-        local_workdir("memory://a/b", trains=True),
+        pytest.raises(UserError, match="the loss is nan"),
+        local_workdir(f"file://{tmp_path}/bucket/run", trains=True) as run,
     ):
-        pass
+        run.mkdir()
+        (run / "config.json").write_text("{}")
+        (tmp_path / "bucket" / "run").touch()  # a file where the folder would be
+        raise UserError("the loss is nan")
+    assert "can't be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("module", ["population", "study"])
@@ -151,12 +220,8 @@ def test_what_needs_locks_takes_no_store(module):
 
 
 @pytest.mark.slow
-def test_a_run_in_a_store_is_resumed_scored_and_exported(tmp_path):
-    import shutil
-
-    import tiny
-
-    url = f"file://{tmp_path}/bucket/run"
+@pytest.mark.parametrize("url", ["file", "s3"], indirect=True)
+def test_a_run_in_a_store_is_resumed_scored_and_exported(url, tmp_path):
     run = tiny.copy_of(tiny.trained_run(), tmp_path / "begun")
     shutil.rmtree(run / "checkpoints" / "8")
     with local_workdir(url, trains=True) as here:
@@ -169,9 +234,12 @@ def test_a_run_in_a_store_is_resumed_scored_and_exported(tmp_path):
     ):
         code, _, err = tiny.run(*command, f"--workdir={url}")
         assert code == 0, (command, err)
-    store = tmp_path / "bucket" / "run"
-    whole = tiny.trained_run()
-    assert (store / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
-    assert {p.name for p in (store / "checkpoints").glob("*.whole")} == {"6.whole", "8.whole"}
-    assert (store / "eval" / "8" / "scores.json").is_file()
+    whole, there = tiny.trained_run(), names(url)
+    with local_workdir(url) as here:
+        assert (here / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
+    assert {name for name in there if name.endswith(".whole")} == {
+        "checkpoints/6.whole",
+        "checkpoints/8.whole",
+    }
+    assert "eval/8/scores.json" in there
     assert any((tmp_path / "out").iterdir())

@@ -55,7 +55,7 @@ class Topology:
     """Chips that work together.
 
     Attributes:
-      name: as given, `v5e:4x4` or `h100:8`.
+      name: as given, `v5e:4x4`, `2xv5e:4x4` or `h100:8`.
       chip: of which kind.
       count: how many.
       devices: to compile for; None where programs are estimated.
@@ -68,30 +68,35 @@ class Topology:
 
 
 def read_topology(text: str) -> Topology:
-    """`v5e:4x4` (chips along each axis of the torus), or `h100:8`.
+    """`v5e:4x4` (chips along each axis of the torus), `2xv5e:4x4` (two such slices), or `h100:8`.
 
     Raises:
       UserError: an unknown kind, a shape that there isn't, or libtpu is missing.
     """
-    found = re.fullmatch(r"(\w+):(\d+(?:x\d+)*)", text)
-    if not found or found.group(1) not in CHIPS:
+    found = re.fullmatch(r"(?:([1-9]\d*)x)?([a-z]\w*):(\d+(?:x\d+)*)", text)
+    if not found or found.group(2) not in CHIPS:
         raise UserError(
             f"--topology={text} is not known.",
-            f"Expected KIND:SHAPE, as v5e:4x4 or h100:8; kinds: {', '.join(CHIPS)}.",
+            "Expected KIND:SHAPE, as v5e:4x4 or h100:8, or SLICESxKIND:SHAPE, as 2xv5e:4x4; kinds: "
+            f"{', '.join(CHIPS)}.",
         )
-    chip, shape = CHIPS[found.group(1)], found.group(2)
+    slices, chip, shape = found.group(1), CHIPS[found.group(2)], found.group(3)
     count = math.prod(int(side) for side in shape.split("x"))
     if count < 1:
         raise UserError(f"--topology={text} has no chips.")
     if chip.tpu:
-        devices = _tpu_devices(text, count)
+        devices = _tpu_devices(f"{found.group(2)}:{shape}", count, slices=int(slices or 1))
         return Topology(text, chip, len(devices), devices)
+    if slices:
+        raise UserError(
+            f"--topology={text}: slices are of TPUs.", f"Give {found.group(2)}:COUNT for GPUs."
+        )
     if count > _NVLINK_GROUP:
         chip = dataclasses.replace(chip, link_rate=_NETWORK_RATE)
     return Topology(text, chip, count, None)
 
 
-def _tpu_devices(text: str, count: int) -> tuple[Any, ...]:
+def _tpu_devices(text: str, count: int, *, slices: int) -> tuple[Any, ...]:
     import importlib.util
 
     if importlib.util.find_spec("libtpu") is None:
@@ -113,9 +118,11 @@ def _tpu_devices(text: str, count: int) -> tuple[Any, ...]:
     from jax.experimental import topologies
 
     # A slice smaller than a host's four chips.
-    bounds = {"chips_per_host_bounds": (1, 1, 1)} if count == 1 else {}
+    options: dict[str, Any] = {"chips_per_host_bounds": (1, 1, 1)} if count == 1 else {}
+    if slices > 1:
+        options["num_slices"] = slices
     try:
-        topology = topologies.get_topology_desc(platform="tpu", topology_name=text, **bounds)
+        topology = topologies.get_topology_desc(platform="tpu", topology_name=text, **options)
     except Exception as error:  # the runtime's own error type, of any status
         said = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
         raise UserError(

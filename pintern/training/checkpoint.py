@@ -1,13 +1,15 @@
 """Checkpoints of a run: adapter, optimizer, curriculum state and step; never base weights.
 
-The only file that knows orbax. A checkpoint is written to a temporary folder, in the background,
-and renamed when it is whole; it is renamed again before it is removed. So a folder whose name is a
-number is a whole checkpoint at any moment, whenever the run is killed.
+A checkpoint is written to a temporary folder, in the background, and renamed when it is whole; it
+is renamed again before it is removed. So a folder whose name is a number is a whole checkpoint at
+any moment, whenever the run is killed.
+
+Of several processes the first one alone looks into the folder: it writes what it gathers from all
+of them, and what it reads it hands to the others. Its folder need not be theirs.
 """
 
 from __future__ import annotations
 
-import logging
 import shutil
 import sys
 import time
@@ -17,17 +19,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState
-from pintern.distributed import agree, is_first
+from pintern.distributed import agree, broadcast, count, from_first, is_first
 from pintern.errors import UserError
+from pintern.models.sharding import fetch
+from pintern.training.placement import place
 from pintern.training.step import TrainState
-
-logging.getLogger("absl").setLevel(logging.ERROR)  # orbax tells every rename
+from pintern.training.tree_files import HALF, READ_ERRORS, WRITE_ERRORS, TreeWriter, read_tree
 
 _REMOVED = ".removed"
+_LATE_SECONDS = 5.0
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
@@ -62,19 +65,9 @@ class Checkpoints:
     def __init__(self, directory: Path, *, keep: int = 2, writes: bool = True):
         self._directory = Path(directory).absolute()
         self._keep, self._writes = keep, writes
-        if writes and is_first():
-            try:
-                self._directory.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UserError(
-                    f"{self._directory} can't be made: {error.strerror}.",
-                    "Use a --workdir that can be written.",
-                ) from error
-            for left in [path for path in self._directory.iterdir() if not path.name.isdigit()]:
-                if left.name.endswith(_REMOVED) or ".orbax-checkpoint-tmp" in left.name:
-                    shutil.rmtree(left, ignore_errors=True)
-        self._steps = checkpoint_steps(self._directory)
-        self._pending: tuple[int, ocp.AsyncResponse[None]] | None = None
+        self._steps = from_first(self._look)
+        self._pending: int | None = None  # what is being written
+        self._writer = TreeWriter()
         self._saved_at = time.monotonic()
 
     def __enter__(self) -> Checkpoints:
@@ -84,10 +77,14 @@ class Checkpoints:
         if kind is None:
             self.close()
             return
+        # What ended the run is told by its own message, and the other processes may go on: they
+        # aren't asked, nor told how the last write ended.
         try:
-            self.close()
-        except UserError as other:  # what ended the run is told by its own message
+            if self._pending is not None:
+                self._finish(self._pending)
+        except UserError as other:
             print(f"error: {other}", file=sys.stderr, flush=True)
+        self._writer.close()
 
     @property
     def latest(self) -> int | None:
@@ -112,38 +109,31 @@ class Checkpoints:
     def save(self, step: int, state: TrainState, curriculum: AdaptiveState) -> None:
         """Begins to write the state after `step` optimizer steps; training may go on meanwhile.
 
-        The state is copied on its devices first: the next step is given its buffers.
+        The state is copied first: the next step is given its buffers.
 
         Raises:
-          UserError: it can't be written, or the one before, which is waited for, could not be.
+          UserError: the one before, which is waited for, could not be written. Of this one the
+            next call tells that waits.
         """
         if step in self.steps:
             return
         self._remove_old()
         self._saved_at = time.monotonic()
-        tree = jax.tree.map(
-            lambda x: jnp.copy(x) if isinstance(x, jax.Array) else np.array(x),
-            _to_tree(state, curriculum),
-        )
-        try:
-            self._pending = step, ocp.save_async(self._directory / str(step), tree)
-        except (OSError, ValueError) as error:
-            raise self._unwritten(step, error) from error
+        self._pending = step
+        tree = jax.tree.map(_copy_for_first, _to_tree(state, curriculum))
+        if is_first():
+            self._writer.begin(self._directory / str(step), tree)
 
     def wait(self) -> None:
         """Waits for the checkpoint that is being written, if there is one.
 
         Raises:
-          UserError: it could not be written.
+          UserError: it could not be written; on all processes.
         """
         if self._pending is None:
             return
-        (step, response), self._pending = self._pending, None
-        try:
-            response.result()
-        # Tensorstore tells a full disk by a ValueError, orbax some failures by a RuntimeError.
-        except (OSError, ValueError, RuntimeError) as error:
-            raise self._unwritten(step, error) from error
+        step, self._pending = self._pending, None
+        from_first(lambda: self._finish(step))
         self._steps = sorted({*self._steps, step})
 
     def discard(self, step: int) -> None:
@@ -171,31 +161,56 @@ class Checkpoints:
                 f"{self._directory} holds no checkpoint of step {step}.",
                 f"There are: {', '.join(map(str, self.steps)) or 'none'}.",
             )
-        # Orbax reads a numpy leaf back only into one: it was stored without a sharding.
-        abstract = jax.tree.map(
-            lambda x: (
-                jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding)
-                if isinstance(x, jax.Array)
-                else x
-            ),
-            _to_tree(template, AdaptiveState()),
-        )
-        try:
-            tree = ocp.load(self._directory / str(step), abstract)
-        except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
-            raise UserError(
-                f"Checkpoint {step} in {self._directory} doesn't fit the config:",
-                f"{(str(error).splitlines() or ['?'])[0]}",
-                "It was made with another adapter or optimizer; use another --workdir.",
-            ) from error
-        _check_shapes(tree, abstract, f"checkpoint {step} in {self._directory}")
-        state, curriculum = _from_tree(tree, template)
+        wanted = _to_tree(template, AdaptiveState())
+        leaves: list[np.ndarray] = []
+        from_first(lambda: leaves.extend(jax.tree.leaves(self._read(step, wanted))))
+        wanted, graph = jax.tree.flatten(wanted)
+        found = leaves or [np.empty(leaf.shape, leaf.dtype) for leaf in wanted]
+        laid = [_lay(broadcast(x), like) for x, like in zip(found, wanted, strict=True)]
+        state, curriculum = _from_tree(jax.tree.unflatten(graph, laid), template)
         return step, state, curriculum
 
     def close(self) -> None:
         """Waits for what is being written, and removes what is more than is to be kept."""
         self.wait()
+        self._writer.close()
         self._remove_old()
+
+    # ── in the first process alone ──
+
+    def _look(self) -> list[int]:
+        if self._writes:
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(
+                    f"{self._directory} can't be made: {error.strerror}.",
+                    "Use a --workdir that can be written.",
+                ) from error
+            for left in [path for path in self._directory.iterdir() if not path.name.isdigit()]:
+                if left.name.endswith(_REMOVED) or HALF in left.name:
+                    shutil.rmtree(left, ignore_errors=True)
+        return checkpoint_steps(self._directory)
+
+    def _finish(self, step: int) -> None:
+        """Waits for the checkpoint that is being written, of this step."""
+        try:
+            self._writer.finish()
+        except WRITE_ERRORS as error:
+            raise self._unwritten(step, error) from error
+
+    def _read(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        """The tree of a checkpoint, in the shapes of `wanted`."""
+        try:
+            tree = read_tree(self._directory / str(step), wanted)
+        except READ_ERRORS as error:
+            raise UserError(
+                f"Checkpoint {step} in {self._directory} doesn't fit the config:",
+                f"{(str(error).splitlines() or ['?'])[0]}",
+                "It was made with another adapter or optimizer; use another --workdir.",
+            ) from error
+        _check_shapes(tree, wanted, f"checkpoint {step} in {self._directory}")
+        return tree
 
     def _remove_old(self) -> None:
         if not self._writes:
@@ -206,9 +221,15 @@ class Checkpoints:
         self._steps = self._steps[-self._keep :]
 
     def _unwritten(self, step: int, error: Exception) -> UserError:
-        if is_first():  # room for what is left of it may be what the others need
-            for left in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+        # Room for what is left of it may be what the others need. Orbax ends with the first array
+        # that fails, while others may still be written, and make the folder anew.
+        clean, until = 0, time.monotonic() + _LATE_SECONDS
+        while clean < 3 and time.monotonic() < until:
+            clean += 1
+            for left in list(self._directory.glob(f"{step}{HALF}*")):
                 shutil.rmtree(left, ignore_errors=True)
+                clean = 0
+            time.sleep(0.05)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         whole = ", ".join(map(str, self._steps))
         return UserError(
@@ -216,6 +237,24 @@ class Checkpoints:
             f"Whole are: {whole}." if whole else "There is none yet.",
             "Free space or mend the folder, and run the same command again.",
         )
+
+
+def _copy_for_first(leaf: jax.Array | np.ndarray) -> jax.Array | np.ndarray | None:
+    """A copy of the whole leaf in the first process.
+
+    One process alone makes it on the leaf's devices; of several, all take part in gathering it.
+    """
+    if count() == 1 and isinstance(leaf, jax.Array):
+        return jnp.copy(leaf)
+    whole = fetch(leaf)
+    return np.array(whole) if is_first() else None  # on a CPU `whole` is the buffer itself
+
+
+def _lay(array: np.ndarray, like: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
+    """The array as `like` is: on its devices, or here."""
+    if not isinstance(like, jax.Array):
+        return array
+    return place(array, like.sharding)
 
 
 def _to_tree(state: TrainState, curriculum: AdaptiveState) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from pintern.assemble import Parts, assemble, new_adapter, split_decoder
 from pintern.config import trains
 from pintern.curriculum import AdaptiveState, Level
-from pintern.distributed import agree, any_of, first_before_others, is_first
+from pintern.distributed import agree, any_of, first_before_others, from_first, is_first
 from pintern.errors import UserError
 from pintern.models.sharding import mesh_of, rows_over, traced_on
 from pintern.progress import Progress
@@ -79,8 +79,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     check_rows(parts)
     may_change = "base" in allow_changed
     first_before_others(lambda: check_base(workdir, parts.checkpoint, may_change=may_change))
-    if is_first():
-        parts.prompts.write(workdir / "prompts")
+    from_first(lambda: parts.prompts.write(workdir / "prompts"))
     if not resumed and is_first():
         print(parts.prompts.schedule_table())
     if parts.prompts.task.note and is_first():
@@ -105,9 +104,9 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     step = 0
     if resumed and checkpoints.latest is not None:
         step, state, stage = checkpoints.restore(state)
-    if is_first():
-        for change in record_changes(workdir, config, parts.checkpoint, step=step):
-            print(f"From step {step} on, {change}.")
+    changes = from_first(lambda: record_changes(workdir, config, parts.checkpoint, step=step))
+    for change in changes if is_first() else ():
+        print(f"From step {step} on, {change}.")
 
     # ── programs: this level's and the next one's, in the background ──
     programs = Programs(

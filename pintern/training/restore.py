@@ -49,10 +49,8 @@ def restore_adapter(workdir: Path, parts: Parts, step: int | None = None) -> tup
 
 def stage_adapters(workdir: Path, parts: Parts) -> list[tuple[int, Adapter]]:
     """Step and adapter at the end of each stage but the last, if `checkpoint.stages` kept them."""
-    if not (workdir / "stages").is_dir():
-        return []
-    template = state_template(parts)
     kept = Checkpoints(workdir / "stages", writes=False)
+    template = state_template(parts) if kept.steps else None
     found = [(step, kept.restore(template, step)[1].adapter) for step in kept.steps]
     kept.close()
     return found

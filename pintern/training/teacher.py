@@ -20,7 +20,7 @@ import numpy as np
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context, split_decoder
 from pintern.curriculum import AdaptiveState
-from pintern.distributed import agree, is_first
+from pintern.distributed import from_first
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
 from pintern.evaluation.run import sampling_of
@@ -103,8 +103,9 @@ def answer_log(
     Which queries: `config.distill.unlabelled` of them, drawn by the seed.
     """
     path = workdir / "teacher.jsonl"
-    if agree(path.exists()):
-        return [Example(**json.loads(line)) for line in path.read_text().splitlines()]
+    known = from_first(lambda: path.read_text() if path.exists() else None)
+    if known is not None:
+        return [Example(**json.loads(line)) for line in known.splitlines()]
     config, prompts = parts.config, parts.prompts
     asked = _drawn_queries(parts)
     generator = Generator(
@@ -124,8 +125,7 @@ def answer_log(
     ]
     answered = [example for example in answered if example.completion]
     lines = "".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in answered)
-    if is_first():
-        write_atomically(path, lines)
+    from_first(lambda: write_atomically(path, lines))
     return answered
 
 

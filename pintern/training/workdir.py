@@ -16,6 +16,7 @@ from pintern.config import differences, from_json, to_json
 from pintern.errors import UserError
 from pintern.files import write_atomically, writing
 from pintern.models.load import Checkpoint
+from pintern.shared_folder import TOKEN
 
 # What says how often a run writes, and nothing of what it comes to: it may always change.
 FREE = ("name:", "checkpoint.every:", "checkpoint.minutes:", "checkpoint.keep:", "train.log_every:")
@@ -63,7 +64,8 @@ def claim(
         return True
     if workdir.exists() and not workdir.is_dir():
         raise UserError(f"--workdir={workdir} is a file; name a folder.")
-    if workdir.exists() and any(workdir.iterdir()) and not path.exists():
+    found = workdir.iterdir() if workdir.exists() else ()
+    if not path.exists() and any(not other.name.startswith(TOKEN) for other in found):
         raise UserError(
             f"{workdir} is not empty and holds no run (no config.json).",
             "Use another --workdir; nothing in it was touched.",
