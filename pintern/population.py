@@ -63,24 +63,46 @@ def main(_: list[str]) -> None:
 def _evaluate(configs: Sequence[ConfigDict], outcomes: Sequence[Outcome]) -> dict[Path, float]:
     """Scores of the trained members on the test set, by folder; kept in `eval/<step>/`."""
     from pintern.assemble import assemble, load_base
-    from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+    from pintern.evaluation.run import (
+        InferencePrompt,
+        evaluate,
+        evaluate_together,
+        write_evaluation,
+    )
     from pintern.progress import Progress
     from pintern.training.restore import restore_adapter
 
     base = load_base(configs[0])
-    scores = {}
-    for config, outcome in zip(configs, outcomes, strict=True):
-        if outcome.state != "trained":
-            continue
-        parts = assemble(config, prompts_directory=outcome.workdir / "prompts", base=base)
-        adapter, step = restore_adapter(outcome.workdir, parts)
-        prompt = InferencePrompt.of(config)
-        count = len(parts.prompts.task.test)
-        with Progress(f"evaluate {outcome.workdir.name}", count, unit="request") as bar:
-            found = evaluate(parts, adapter, prompt, progress=bar.advance)
-        write_evaluation(outcome.workdir / "eval" / str(step), found, prompt)
-        scores[outcome.workdir] = found.scores.value
-    return scores
+    trained = [o.workdir for o in outcomes if o.state == "trained"]
+    configs = [c for c, o in zip(configs, outcomes, strict=True) if o.state == "trained"]
+    members, steps = [], []
+    for config, workdir in zip(configs, trained, strict=True):
+        parts = assemble(config, prompts_directory=workdir / "prompts", base=base)
+        adapter, step = restore_adapter(workdir, parts)
+        members.append((parts, adapter))
+        steps.append(step)
+    if not members:
+        return {}
+    prompts = [InferencePrompt.of(config) for config in configs]
+    count = sum(len(parts.prompts.task.test) for parts, _ in members)
+    with Progress("evaluate", count, unit="request") as bar:
+        if _alike(configs):
+            found = evaluate_together(members, prompts[0], progress=bar.advance)
+        else:
+            found = [
+                evaluate(*member, prompt, progress=bar.advance)
+                for member, prompt in zip(members, prompts, strict=True)
+            ]
+    for workdir, step, evaluation, prompt in zip(trained, steps, found, prompts, strict=True):
+        write_evaluation(workdir / "eval" / str(step), evaluation, prompt)
+    return {workdir: each.scores.value for workdir, each in zip(trained, found, strict=True)}
+
+
+def _alike(configs: Sequence[ConfigDict]) -> bool:
+    """Whether one batch can serve all members: one way of decoding, and nothing is drawn."""
+    fields = [config.eval.to_dict() for config in configs]
+    greedy = fields[0]["temperature"] == 0 and fields[0]["samples"] == 1
+    return greedy and fields[0]["cached"] and all(each == fields[0] for each in fields)
 
 
 def _variation_of_file() -> Variation:

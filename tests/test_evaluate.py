@@ -11,7 +11,7 @@ from pintern.assemble import split_decoder
 from pintern.curriculum import Level
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator, Sampling
-from pintern.evaluation.run import InferencePrompt, evaluate, write_evaluation
+from pintern.evaluation.run import InferencePrompt, evaluate, evaluate_together, write_evaluation
 from pintern.evaluation.sandbox import seccomp
 from pintern.training.probe import probe_score
 from pintern.training.restore import restore_run
@@ -111,6 +111,18 @@ def test_a_test_prompt_longer_than_the_context_is_named():
         evaluate(
             dataclasses.replace(parts, checkpoint=checkpoint), adapter, InferencePrompt(1.0, 1)
         )
+
+
+@pytest.mark.parametrize("prompt", [ALONE, InferencePrompt(1.0, 1)])
+def test_members_in_one_batch_are_scored_as_alone(prompt):
+    parts, adapter, _ = restored()
+    other = adapter.replace(scale=2 * adapter.scale)
+    members = [(parts, adapter), (parts, None), (parts, other)]
+    found = evaluate_together(members, prompt)
+    alone = [evaluate(*member, prompt) for member in members]
+    assert [e.predictions for e in found] == [e.predictions for e in alone]
+    assert [dataclasses.asdict(e) for e in found] == [dataclasses.asdict(e) for e in alone]
+    assert len({str(e.predictions) for e in found}) > 1
 
 
 def test_the_probe_scores_labelled_pairs_at_the_level():

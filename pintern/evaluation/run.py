@@ -13,7 +13,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from pintern.adapters.adapter import Adapter
-from pintern.assemble import Parts, check_context
+from pintern.assemble import Parts, check_context, split_decoder
 from pintern.evaluation.decode import Generator, Sampling
 from pintern.evaluation.metrics import Scores, score_interval, score_predictions, score_slices
 from pintern.evaluation.samples import merge_samples, pass_table
@@ -144,16 +144,69 @@ def evaluate(
     Of `eval.samples` answers to each example the scores are means; the first answers are those that
     one sample alone would give.
     """
-    config, task = parts.config, parts.prompts.task
-    samples, count = config.eval.samples, len(task.test)
-    options = scoring_options(parts)
+    config = parts.config
+    scoring_options(parts)  # whatever is wrong with them is told before anything is generated
     rows = test_rows(parts, prompt)
     made = make_generator(parts, adapter, prompt)(
-        [row.tokens for row in rows] * samples,
-        batch_rows=min(config.eval.batch_rows, samples * len(rows)),
+        [row.tokens for row in rows] * config.eval.samples,
+        batch_rows=min(config.eval.batch_rows, config.eval.samples * len(rows)),
         seed=config.seed,
         progress=progress,
     )
+    return judge(parts, adapter, prompt, rows, made)
+
+
+def evaluate_together(
+    members: Sequence[tuple[Parts, Adapter | None]],
+    prompt: InferencePrompt,
+    *,
+    progress: Callable[[int], None] | None = None,
+) -> list[Evaluation]:
+    """`evaluate` of several adapters on one base, in one batch: greedy, one answer each.
+
+    LoRA stays beside the weights, which all of them share; so a near tie may fall otherwise than
+    with merged weights.
+    """
+    parts = members[0][0]
+    scoring_options(parts)
+    rows = [test_rows(each, prompt) for each, _ in members]
+    generator = Generator.together(
+        *split_decoder(parts.checkpoint),
+        [(adapter, each.prompts.prefix(prompt.keep_rate)) for each, adapter in members],
+        sampling_of(parts),
+    )
+    made = generator(
+        [row.tokens for own in rows for row in own],
+        members=[number for number, own in enumerate(rows) for _ in own],
+        batch_rows=max(parts.config.eval.batch_rows, len(members)),
+        progress=progress,
+    )
+    starts = np.cumsum([0, *(len(own) for own in rows)])
+    return [
+        judge(each, adapter, prompt, own, made[first : first + len(own)])
+        for (each, adapter), own, first in zip(members, rows, starts, strict=False)
+    ]
+
+
+def judge(
+    parts: Parts,
+    adapter: Adapter | None,
+    prompt: InferencePrompt,
+    rows: Sequence[Row],
+    made: Sequence[Sequence[int]],
+) -> Evaluation:
+    """Scores what was generated for the test set.
+
+    Args:
+      parts: of the run.
+      adapter: that was on.
+      prompt: that the rows stood behind.
+      rows: of the test set.
+      made: tokens of the first answer to each row, then of the second, up to `eval.samples`.
+    """
+    config, task = parts.config, parts.prompts.task
+    samples, count = config.eval.samples, len(task.test)
+    options = scoring_options(parts)
     answers = [parts.tokenizer.decode(ids).strip() for ids in made]
     tests = task.test * samples
     drawn, slices = score_slices(task.metric, answers, tests, [e.slice for e in tests], **options)
