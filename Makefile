@@ -13,8 +13,8 @@ PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 TESTS ?=
 # Scripts of benchmarks/: each prints a table and writes to benchmarks/out/.
-BENCH ?= training curriculum population
-BENCH_GPU ?= training_gpu population
+BENCH ?= training decoding pipeline curriculum population
+BENCH_GPU ?= training_gpu decoding population
 
 .PHONY: quickstart test test-peers lint bench bench-gpu clean
 
