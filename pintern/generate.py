@@ -67,7 +67,7 @@ BATCH_ROWS = flags.DEFINE_integer(
     "batch_rows", None, "Prompts decoded at once; default: config.eval.", lower_bound=1
 )
 
-_BATCHES_A_WRITE = 8  # so that a kill loses little
+_BATCHES_A_WRITE = 16  # so that a kill loses little
 
 
 def main(_: list[str]) -> None:
