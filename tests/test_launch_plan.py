@@ -104,12 +104,12 @@ def test_what_is_in_loops_counts_as_often_as_they_run(eight):
 def test_planned_memory_is_that_of_the_arrays_a_run_really_places(eight):
     plan = eight["plan"]
     step, *decoding = plan["programs"]
-    assert [one["name"] for one in decoding] == ["read prefix", "read rows", "decode"]
+    assert [one["name"] for one in decoding] == ["read prefix", "read rows", "admit rows", "decode"]
     assert plan["same"]  # shapes, dtypes and places, leaf by leaf
     for part, nbytes in plan["real"].items():
         assert step["parts"][part] == plan["estimate"]["parts"][part] == nbytes
     # 2 layers of keys and values, [row or prefix slot] × 4 heads × 4, float32, however placed.
-    assert decoding[2]["parts"]["cache"] > decoding[1]["parts"]["cache"] > 0
+    assert decoding[3]["parts"]["cache"] > decoding[1]["parts"]["cache"] > 0
     assert step["temporaries"] > 0 and step["refused"] is None
 
 
