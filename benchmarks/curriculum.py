@@ -112,12 +112,9 @@ def run_config() -> Any:
 
 def shapes_of(parts: Any) -> int:
     """Shapes of all levels together: what there is to compile."""
-    from pintern.training.data import TrainingData
+    from pintern.training.loop import load_data
 
-    config = parts.config
-    data = TrainingData(
-        parts.prompts, batch_rows=config.train.batch_rows, accumulate=1, seed=config.seed
-    )
+    data = load_data(parts, Path(), None)
     shapes = [data.shapes(level).rising for level in parts.prompts.curriculum.levels]
     return len({shape for rising in shapes for shape in rising})
 

@@ -15,6 +15,7 @@ from pintern.prompts.rows import Row
 _MULTIPLE = 8
 _WINDOW = 16  # steps whose rows are sorted by length together
 _MOST = 8  # row widths of a level, each a program to compile
+_STEPS_A_WIDTH = 100  # of a level, from three widths on
 _PADDING = 0.1  # share of slots that is worth no further width
 _SLACK = 0.03  # likewise, above what the most widths would leave
 
@@ -120,6 +121,11 @@ class Shapes:
         """The smallest shape that holds these rows."""
         longest = max(len(row.tokens) for row in rows)
         return next(shape for shape in self.rising if shape.row >= longest)
+
+
+def widths_of_level(steps: int) -> int:
+    """How many row widths a level of so many steps is worth: compiling one takes seconds."""
+    return min(_MOST, max(2, steps // _STEPS_A_WIDTH))
 
 
 def _best_widths(longest: np.ndarray, widest: int, most: int) -> Iterator[tuple[list[int], int]]:

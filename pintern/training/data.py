@@ -36,6 +36,7 @@ class TrainingData:
       seed: of the order.
       teacher_shots: examples in the teacher's prompt, or None without a teacher.
       labelled: train on the labelled pairs; False leaves them to retrieval alone.
+      widths: row widths of a level at most; each is a program to compile.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class TrainingData:
         seed: int,
         teacher_shots: int | None = None,
         labelled: bool = True,
+        widths: int = 2,
     ):
         self._prompts = prompts
         self._answered = list(answered)
@@ -57,7 +59,7 @@ class TrainingData:
         trained_on = self._pieces[self._first :]
         self._lengths = np.array([len(p.query) + len(p.completion) for p in trained_on])
         self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
-        self._teacher_shots = teacher_shots
+        self._teacher_shots, self._widths = teacher_shots, widths
 
     def __len__(self) -> int:
         return len(self._lengths)
@@ -82,7 +84,8 @@ class TrainingData:
             step_indices(step, self._lengths, rows=self._rows, seed=self._seed)
             for step in range(_PLANNED)
         ]
-        return Shapes.plan(self._prompts.prefix(level.keep_rate), rows, steps)
+        prefix = self._prompts.prefix(level.keep_rate)
+        return Shapes.plan(prefix, rows, steps, most=self._widths)
 
     @functools.cache  # noqa: B019
     def _teacher_shapes(self) -> Shapes:

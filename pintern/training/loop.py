@@ -18,6 +18,7 @@ from pintern.distributed import agree, any_of, first_before_others, from_first, 
 from pintern.errors import UserError
 from pintern.models.sharding import mesh_of, rows_over, traced_on
 from pintern.progress import Progress
+from pintern.training.batches import widths_of_level
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
@@ -226,6 +227,7 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
         seed=config.seed,
         teacher_shots=config.distill.shots if teacher else None,
         labelled=config.train.ce_weight > 0 or config.distill.labelled,
+        widths=widths_of_level(config.train.steps // len(parts.prompts.curriculum.stages)),
     )
 
 
