@@ -69,7 +69,9 @@ def make_mesh(sizes: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     devices = jax.devices() if devices is None else devices
     shape = tuple(mesh_sizes(sizes, len(devices)).values())
     types = (AxisType.Auto,) * len(AXES)
-    slices = len({d.slice_index for d in devices}) if devices[0].platform == "tpu" else 1
+    # A described topology of one slice has no such attribute.
+    on_tpu = devices[0].platform == "tpu"
+    slices = len({getattr(d, "slice_index", 0) for d in devices}) if on_tpu else 1
     if slices == 1:
         return jax.make_mesh(shape, AXES, axis_types=types, devices=devices)
     data, *within = shape
