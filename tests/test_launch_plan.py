@@ -294,6 +294,8 @@ def test_slices_are_laid_along_data():
     assert topology.count == 16
     mesh = make_mesh({"data": 2, "fsdp": -1, "tensor": 2}, topology.devices)
     assert mesh.shape == {"data": 2, "fsdp": 4, "tensor": 2}
+    one = make_mesh({"data": 1, "fsdp": -1, "tensor": 2}, read_topology("v5e:2x4").devices)
+    assert one.shape == {"data": 1, "fsdp": 4, "tensor": 2}  # its devices name no slice
     slices = [{d.slice_index for d in part.flat} for part in mesh.devices]
     assert slices == [{0}, {1}]
     with pytest.raises(UserError, match=r"config\.mesh\.data is 1; the devices are 2 TPU slices"):
