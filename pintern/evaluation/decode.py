@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Bool, Int, Key
 
 from pintern.adapters.adapter import Adapter
 from pintern.adapters.groups import by_group
@@ -172,6 +172,10 @@ class Generator:
             self._graph, self._sampling, self._base, self._adapter, places, ended, steps
         )
 
+    def ended(self, places: Places) -> Bool[Array, "group row"]:
+        """Which places have nothing more to choose."""
+        return places.ended(self._sampling)
+
     def no_rows(self, read: Read, rows: int, slots: int) -> Places:
         """Free places, `rows` for each member, for rows of up to `slots` tokens."""
         return engine.no_rows(self._sampling, self._prefilled, read, rows, slots)
@@ -244,7 +248,7 @@ class _Service:
         self._state = self._generator.admit(self._state, read, where, self._keys(chosen))
 
     def _collect(self) -> Iterator[tuple[int, np.ndarray]]:
-        ended = fetch(self._state.ended(self._generator._sampling)) & (self._tenants >= 0)
+        ended = fetch(self._generator.ended(self._state)) & (self._tenants >= 0)
         made = fetch(self._state.made)
         for g, place in np.argwhere(ended):
             yield int(self._tenants[g, place]), made[g, place]
