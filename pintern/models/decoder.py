@@ -24,7 +24,7 @@ from pintern.models.block import Block
 from pintern.models.cache import Cache, write_rows, write_slots
 from pintern.models.config import DecoderConfig
 from pintern.models.experts import Routed
-from pintern.models.layers import INIT_STD, LayerAdapter, Linear, norm_of
+from pintern.models.layers import INIT_STD, LayerAdapter, Linear, by_outputs, norm_of
 from pintern.models.sharding import gathered, split_hidden, split_vocab, whole_slots
 from pintern.models.views import views_of
 
@@ -61,6 +61,7 @@ class Decoder(nnx.Module):
         layer (`evaluation.unroll`), as the cache's entries then are.
       final_norm: None where the last block ends with a norm.
       head: `[model, vocab]`, or None when tied to the embedding.
+      out_first: whether head and kernels lie as `[out, in]` instead (`evaluation.unroll`).
     """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, remat: bool = False):
@@ -89,6 +90,7 @@ class Decoder(nnx.Module):
         self.blocks = stack(rngs)
         self.final_norm = None if config.norm_placement == "post" else norm_of(config)
         self.head = None if config.tied_head else normal(embed, config.vocab_size)
+        self.out_first = False
 
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch embed"]:
         """Token embeddings, scaled as the family does, without positions. Soft prompts are such."""
@@ -194,9 +196,11 @@ class Decoder(nnx.Module):
         if self.project_out is not None:
             hidden = hidden @ self.project_out[...].astype(hidden.dtype)
         if self.head is None:
-            out = hidden @ gathered(self.embedding[...], "embedding").T.astype(hidden.dtype)
+            by_output = gathered(self.embedding[...], "embedding").astype(hidden.dtype)
+            out = by_outputs(hidden, by_output) if self.out_first else hidden @ by_output.T
         else:
-            out = hidden @ gathered(self.head[...], "head").astype(hidden.dtype)
+            head = gathered(self.head[...], "head").astype(hidden.dtype)
+            out = by_outputs(hidden, head) if self.out_first else hidden @ head
         out = split_vocab(out.astype(jnp.float32))
         cap = self.config.logit_cap
         return out if cap is None else cap * jnp.tanh(out / cap)

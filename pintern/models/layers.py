@@ -12,6 +12,7 @@ from pintern.models.config import DecoderConfig
 from pintern.models.sharding import gathered
 
 INIT_STD = 0.02
+_FEW_ROWS = 64  # from about 128 on XLA:CPU multiplies as fast in either order
 ACTIVATIONS = {
     "silu": jax.nn.silu,
     "relu": jax.nn.relu,
@@ -61,6 +62,22 @@ def _matmul_backward(residual: tuple[Array, Array], dy: Array) -> tuple[Array, A
 matmul.defvjp(_matmul_forward, _matmul_backward)
 
 
+def by_outputs(
+    x: Float[Array, "*batch in"], w: Float[Array, "out in"]
+) -> Float[Array, "*batch out"]:
+    """x·Wᵀ for a W that lies output by output, as `evaluation.unroll` lays it.
+
+    XLA:CPU packs a product's right factor before it multiplies. With a few rows that costs more
+    than multiplying, so the few rows are made the right factor; the barrier keeps it so.
+    """
+    flat = x.reshape(-1, x.shape[-1])
+    if flat.shape[0] <= _FEW_ROWS:
+        y = jax.lax.optimization_barrier(w @ flat.T).T
+    else:
+        y = flat @ w.T
+    return y.reshape(*x.shape[:-1], w.shape[0])
+
+
 def _by_group(
     x: Float[Array, "group row slot in"], w: Float[Array, "group in out"]
 ) -> Float[Array, "group row slot out"]:
@@ -69,7 +86,12 @@ def _by_group(
 
 
 class Linear(nnx.Module):
-    """y = x·W + b + scale · dropout(x)·A·B, the last term only where the adapter names it."""
+    """y = x·W + b + scale · dropout(x)·A·B, the last term only where the adapter names it.
+
+    Attributes:
+      kernel: W `[in, out]`; `[out, in]` where `out_first`.
+      kernel_scale: of each output, where the kernel is held in int8 (`quantize`).
+    """
 
     def __init__(
         self,
@@ -83,7 +105,7 @@ class Linear(nnx.Module):
     ):
         self.name = name
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (width_in, width_out)))
-        # Of each output, where the kernel is held in int8 (`quantize`).
+        self.out_first = False
         self.kernel_scale: nnx.Param | None = None
         self.bias = nnx.Param(jnp.zeros(width_out)) if bias else None
 
@@ -92,7 +114,7 @@ class Linear(nnx.Module):
     ) -> Float[Array, "*batch out"]:
         """Maps `[..., in]` to `[..., out]` in the dtype of `x`."""
         kernel = gathered(self.kernel[...], f"blocks.{self.name}.kernel")
-        y = matmul(x, kernel.astype(x.dtype))
+        y = (by_outputs if self.out_first else matmul)(x, kernel.astype(x.dtype))
         if self.kernel_scale is not None:
             y = (y * self.kernel_scale[...]).astype(x.dtype)
         if self.bias is not None:
