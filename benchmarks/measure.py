@@ -7,6 +7,7 @@ rates are measured in the run that quotes them, because a data sheet says nothin
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -16,6 +17,7 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib import metadata
@@ -64,6 +66,10 @@ class Timing(NamedTuple):
     low: float
     high: float
     busy: float
+
+    def scaled(self, factor: float) -> Timing:
+        """Of so many times the work."""
+        return Timing(self.median * factor, self.low * factor, self.high * factor, self.busy)
 
 
 class Rate(NamedTuple):
@@ -272,14 +278,54 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def in_a_process_of_its_own(module: str, *arguments: str) -> dict[str, Any]:
-    """Runs `python -m module arguments` and returns the JSON of its last line.
+class Side:
+    """One side of a comparison in a process of its own, which works only while it is asked to.
 
-    Peak memory is a process's own, so each side needs one.
+    Peak memory is a process's own, and neither side's threads or allocator meet the other's. What
+    runs in it is `serve`.
+
+    Args:
+      module: to run with `python -m`.
+      arguments: its flags.
     """
-    done = subprocess.run(
-        [sys.executable, "-m", module, *arguments], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise RuntimeError(f"{module} {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+
+    def __init__(self, module: str, *arguments: str):
+        self._name = f"{module} {' '.join(arguments)}"
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+        )
+
+    def ask(self, what: str) -> dict[str, Any]:
+        """The answer to a question; returns when it is there."""
+        with contextlib.suppress(BrokenPipeError):
+            print(what, file=self._process.stdin, flush=True)
+        line = self._process.stdout.readline()
+        if not line:
+            self._process.wait()
+            self._errors.seek(0)
+            raise RuntimeError(f"{self._name} ended:\n{self._errors.read()[-2000:]}")
+        return json.loads(line)
+
+    def __enter__(self) -> Side:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.stdin.close()
+        self._process.wait()
+        self._errors.close()
+
+
+def serve(answers: Mapping[str, Callable[[], Any]]) -> None:
+    """Answers what `Side.ask` asks, until there is nobody left to ask.
+
+    What the callables print goes to stderr: stdout holds answers alone.
+    """
+    with os.fdopen(os.dup(1), "w") as out:
+        os.dup2(2, 1)
+        for line in sys.stdin:
+            print(json.dumps(answers[line.strip()]()), file=out, flush=True)

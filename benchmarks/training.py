@@ -4,30 +4,33 @@
     python -m benchmarks.training --cases=train_plain --repeats=7
     python -m benchmarks.training --tiny                 (tries the script out; means nothing)
 
-GPT-2-124M's shape in float32, random weights that both sides share. In a process of its own each
-side makes a step on the same rows: its loss and gradients are compared, its peak memory is noted.
-Then both take turns in one process. What is timed is a whole optimizer step: from NumPy batches to
-the new adapter, clipping and AdamW included. The floor is what our rows need at the machine's
-measured matrix rate, without padding.
+GPT-2-124M's shape in float32, random weights that both sides share. Each side lives in a process of
+its own, and they work by turns. The first step is made on the same rows: loss and gradients are
+compared, peak memory is noted; where it is all there is to a case, it counts as the first timed
+run. What is timed is a whole optimizer step: from NumPy batches to the new adapter, clipping and
+AdamW included. The floor is what our rows need at the machine's measured matrix rate, without
+padding.
 """
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from absl import flags
 
 from benchmarks import measure, training_cases
-from benchmarks.shared_models import GPT2_124M, TINY_GPT2, saved_model
+from benchmarks.shared_models import GPT2_124M, TINY_GPT2, pintern_model, saved_model
 from benchmarks.training_cases import RANK, Case, Work
 from benchmarks.training_sides import Ours, Peer, difference, write_adapter
 from pintern import cli
 
 NAMES = ("train_recurrent_8", "train_recurrent_32", "train_plain", "train_soft_prompt")
 CASES = flags.DEFINE_list("cases", list(NAMES), "Which of them.")
-REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side; half for the long ones.")
+REPEATS = flags.DEFINE_integer("repeats", 0, "Timed runs of each side; 0 is each case's own.")
 TINY = flags.DEFINE_boolean("tiny", False, "Tiny model and rows.")
 DATA = flags.DEFINE_string("data", "../shared/data", "Folder with NL2Bash and GPT-2's tokenizer.")
 SIDE = flags.DEFINE_enum("side", None, ["ours", "peer"], "One side alone; what a process does.")
@@ -43,7 +46,7 @@ def main(_: list[str]) -> None:
     # Programs are compiled, not read back: what compiling costs is told.
     jax.config.update("jax_enable_compilation_cache", False)
     if SIDE.value:
-        print(json.dumps(one_side(Path(FOLDER.value), case_of(CASES.value[0]))))
+        measure.serve(one_side(Path(FOLDER.value), case_of(CASES.value[0])))
         return
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
@@ -51,12 +54,12 @@ def main(_: list[str]) -> None:
     with saved_model(TINY_GPT2 if TINY.value else GPT2_124M) as folder:
         for name in CASES.value:
             case = case_of(name)
-            adapter = write_adapter(folder, case)
-            apart = {side: process(side, folder, name) for side in ("ours", "peer")}
-            agree = compared(folder, case, apart)
-            failed |= not agree
-            results += timed(folder, adapter, case, rate)
-            memory = [apart[side]["peak_mb"] for side in ("ours", "peer")]
+            write_adapter(folder, case)
+            with process("ours", folder, name) as ours, process("peer", folder, name) as peer:
+                checks = [side.ask("check") for side in (ours, peer)]
+                failed |= not compared(folder, case, checks)
+                results.append(timed(case, ours, peer, checks, rate))
+            memory = [check["peak_mb"] for check in checks]
             results.append(
                 measure.Result(f"{name}_memory", memory[1] / memory[0], *memory, None, "MB")
             )
@@ -84,10 +87,10 @@ def case_of(name: str) -> Case:
     raise flags.IllegalFlagValueError(f"--cases: {name!r} is none of {', '.join(NAMES)}")
 
 
-def process(side: str, folder: Path, name: str) -> dict[str, float]:
-    """Loss and peak memory of one side, in a process of its own; gradients are left in a file."""
+def process(side: str, folder: Path, name: str) -> measure.Side:
+    """One side in a process of its own."""
     tiny = ["--tiny"] if TINY.value else []
-    return measure.in_a_process_of_its_own(
+    return measure.Side(
         "benchmarks.training",
         f"--side={side}",
         f"--folder={folder}",
@@ -97,36 +100,54 @@ def process(side: str, folder: Path, name: str) -> dict[str, float]:
     )
 
 
-def one_side(folder: Path, case: Case) -> dict[str, float]:
-    """Makes one step, keeps its gradients, and says what it took."""
-    import numpy as np
+def one_side(folder: Path, case: Case) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What a side's process answers.
 
+    `check` makes the first step and leaves its gradients in a file; `run` makes all of the case's.
+    Both tell the time that they took, as `measure.spent`.
+    """
     adapter = folder / f"adapter-{case.virtual}"
     if SIDE.value == "ours":
-        side = Ours(folder, adapter, keep=True)
-        loss = side.run([case.checked_batch()])
-        peak, found = measure.peak_mb(), side.gradients()
+        side = Ours(folder, adapter)
+        first, steps = [case.checked_batch()], case.our_batches()
+        side.compile([*first, *steps])
+        gradients = side.gradients
     else:
         side = Peer(folder, adapter, threads=measure.cores())
-        loss = side.run(case.peer_batches()[:1], keep=True)
-        peak = measure.peak_mb()
-        from benchmarks.shared_models import pintern_model
+        steps = case.peer_batches()
+        first = steps[:1]
 
-        found = side.converted_gradients(pintern_model(folder), folder / "gradients")
-    np.savez(folder / f"{case.name}-{SIDE.value}.npz", *found)
-    return {"loss": loss, "peak_mb": peak}
+        def gradients() -> list[np.ndarray]:
+            return side.converted_gradients(pintern_model(folder), folder / "gradients")
+
+    def check() -> dict[str, Any]:
+        spent = measure.spent(lambda: side.run(first))
+        peak = measure.peak_mb()  # before anything is converted
+        np.savez(folder / f"{case.name}-{SIDE.value}.npz", *gradients())
+        return {"spent": spent, "peak_mb": peak, "loss": side.loss}
+
+    def run() -> dict[str, Any]:
+        return {"spent": measure.spent(lambda: side.run(steps))}
+
+    def facts() -> dict[str, Any]:
+        work = Work.of(side.checkpoint.decoder, 0 if case.virtual else RANK)
+        return {
+            "flops": [case.flops(work), case.peer_flops(work)],
+            "programs": side.programs,
+            "compile_seconds": side.compile_seconds,
+        }
+
+    return {"check": check, "run": run, "facts": facts}
 
 
-def compared(folder: Path, case: Case, apart: dict[str, dict[str, float]]) -> bool:
+def compared(folder: Path, case: Case, checks: list[dict[str, Any]]) -> bool:
     """Prints how far loss and gradients are apart, and returns whether they are equal."""
-    import numpy as np
-
     sides = []
     for side in ("ours", "peer"):
         with np.load(folder / f"{case.name}-{side}.npz") as file:
             sides.append([file[name] for name in file.files])
     gradients = difference(*sides)
-    ours, peer = (apart[side]["loss"] for side in ("ours", "peer"))
+    ours, peer = (check["loss"] for check in checks)
     agree = abs(ours - peer) <= LOSS_TOLERANCE * peer and gradients <= GRADIENT_TOLERANCE
     print(
         f"{case.name}: loss {ours:.6f} beside {peer:.6f}; gradients of {len(sides[0])} tensors "
@@ -136,33 +157,34 @@ def compared(folder: Path, case: Case, apart: dict[str, dict[str, float]]) -> bo
     return agree
 
 
-def timed(folder: Path, adapter: Path, case: Case, rate: measure.Rate) -> list[measure.Result]:
+def timed(
+    case: Case,
+    ours: measure.Side,
+    peer: measure.Side,
+    checks: list[dict[str, Any]],
+    rate: measure.Rate,
+) -> measure.Result:
     """Both sides by turns."""
-    ours, peer = Ours(folder, adapter), Peer(folder, adapter, threads=measure.cores())
-    batches, theirs = case.our_batches(), case.peer_batches()
-    ours.compile(batches)
-    mine, other = measure.paired(
-        lambda: ours.run(batches),
-        lambda: peer.run(theirs),
-        REPEATS.value if len(theirs) == len(theirs[0]) == 1 else max(1, REPEATS.value // 2),
-        warm=lambda: (ours.run(batches), peer.run([theirs[0][:1]])),
-    )
-    work = Work.of(ours.checkpoint.decoder, 0 if case.virtual else RANK)
-    needed, spent = case.flops(work), case.peer_flops(work)
-    padding = case.padding()
+    times = [[check["spent"] for check in checks]] if len(case.peer) == 1 else []
+    while len(times) < (REPEATS.value or case.repeats):
+        times.append([side.ask("run")["spent"] for side in (ours, peer)])
+    mine, other = (measure.timing(side) for side in zip(*times, strict=True))
+    facts = ours.ask("facts")
+    needed, spent = facts["flops"]
+    padding, steps = case.padding(), len(case.ours)
     rates = [1e-9 * rate.by[name] for name in ("XLA", "torch")]
     print(
-        f"  {len(batches)} step{'s' * (len(batches) > 1)}: {needed / 1e9:,.0f} GFLOP beside "
+        f"  {steps} step{'s' * (steps > 1)}, {len(times)} times: {needed / 1e9:,.0f} GFLOP beside "
         f"{spent / 1e9:,.0f}; predicted {spent / needed * rates[0] / rates[1]:.1f}× "
         f"({spent / needed:.1f}× fewer, matrix rate {rates[0] / rates[1]:.1f}×)\n"
         f"  seconds {mine.low:.2f} to {mine.high:.2f} beside {other.low:.2f} to {other.high:.2f}, "
         f"{mine.busy:.1f} cores busy beside {other.busy:.1f} of {measure.cores()}\n  "
         f"padding {padding[0]:.0%} beside {padding[1]:.0%}; "
-        f"{ours.programs} programs compiled in {ours.compile_seconds:.0f} s",
+        f"{facts['programs']} programs compiled in {facts['compile_seconds']:.0f} s",
         flush=True,
     )
     floor = measure.floor_seconds(flops=needed, rate=rate)
-    return [measure.compare(case.name, mine, other, floor)]
+    return measure.compare(case.name, mine, other, floor)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ class Case:
       ours: rows of each of our steps.
       peer: the same rows in the order that a PEFT user's shuffled loader gives.
       micro: rows of a PEFT micro-batch; gradients of as many as make a step are accumulated.
+      repeats: timed runs of each side.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     ours: tuple[tuple[Row, ...], ...]
     peer: tuple[tuple[Row, ...], ...]
     micro: int
+    repeats: int = 1
 
     def our_batches(self) -> list[TrainBatch]:
         """Each step's batch, padded to the few shapes that a run would have."""
@@ -178,13 +180,13 @@ def recurrent(
     )
     # More rows at once don't fit: PEFT keeps activations and logits of every row's whole prompt.
     name = name or f"train_recurrent_{rows}"
-    return Case(name, target, 0, prefix, (step,), (step,), micro=8)
+    return Case(name, target, 0, prefix, (step,), (step,), micro=8, repeats=2 if rows <= 8 else 1)
 
 
 def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tuple) -> Case:
     """One step of prompt tuning over equal short rows; `sizes` are query, completion."""
     case = recurrent(rows, target, vocab, sizes=(0, *sizes), name="train_soft_prompt")
-    return dataclasses.replace(case, virtual=virtual, micro=rows)
+    return dataclasses.replace(case, virtual=virtual, micro=rows, repeats=3)
 
 
 def plain(target: float, vocab: int, *, data: Path, rows: int, steps: int = 16) -> Case:

@@ -7,8 +7,9 @@ Random weights in bfloat16 that both sides share; the adapter is float32. The sh
 tokens that share nothing, and 32 rows behind a template of 1,792. Utilisation is model operations
 (4 per parameter of the blocks' linear maps and token, attention, logits at the targets; none for
 LoRA and none for what is made again in the backward pass) over the measured matrix rate. Loss and
-gradients of both sides are compared first, at bfloat16's tolerance. Peak memory is each library's
-own count of what it had on the device.
+gradients of both sides are compared first, at bfloat16's tolerance. Attention is XLA's or cuDNN's
+(`config.model.attention`), whichever is faster at the shape; both times are printed. Peak memory is
+each library's own count of what it had on the device.
 """
 
 from __future__ import annotations
@@ -48,8 +49,9 @@ def main(_: list[str]) -> None:
     with saved_model(shape, dtype=dtype) as folder:
         for case in cases(shape["vocab_size"]):
             adapter = write_adapter(folder, case)
-            failed |= not compared(folder, adapter, case, dtype)
-            results += timed(folder, adapter, case, dtype, rate)
+            attention = fastest_attention(folder, adapter, case, dtype)
+            failed |= not compared(folder, adapter, case, dtype, attention)
+            results += timed(folder, adapter, case, dtype, attention, rate)
     measure.show(results, TARGETS)
     print(f"utilisation is to be at least {UTILISATION:.0%}")
     if not TINY.value:
@@ -78,11 +80,27 @@ def device() -> str:
     return "cpu" if jax.default_backend() == "cpu" else "cuda"
 
 
-def compared(folder: Path, adapter: Path, case: Case, dtype: str) -> bool:
+def fastest_attention(folder: Path, adapter: Path, case: Case, dtype: str) -> str:
+    """Which implementation makes a step in the least time."""
+    times = {}
+    for attention in ("xla", "cudnn") if device() == "cuda" else ("xla",):
+        ours = Ours(folder, adapter, dtype=dtype, attention=attention)
+        batches = case.our_batches()
+        ours.run(batches)
+        spent = [measure.spent(lambda o=ours, b=batches: o.run(b)) for _ in range(REPEATS.value)]
+        times[attention] = measure.timing(spent).median
+    told = ", ".join(f"{name} {1e3 * seconds:.1f} ms" for name, seconds in times.items())
+    print(f"{case.name}: attention {told}", flush=True)
+    return min(times, key=times.get)
+
+
+def compared(folder: Path, adapter: Path, case: Case, dtype: str, attention: str) -> bool:
     """Prints how far loss and gradients are apart, and returns whether they are equal."""
-    ours = Ours(folder, adapter, dtype=dtype, keep=True)
+    ours = Ours(folder, adapter, dtype=dtype, attention=attention)
     peer = Peer(folder, adapter, dtype=dtype, device=device())
-    losses = ours.run([case.checked_batch()]), peer.run(case.peer_batches()[:1], keep=True)
+    ours.run([case.checked_batch()])
+    peer.run(case.peer_batches()[:1])
+    losses = ours.loss, peer.loss
     theirs = peer.converted_gradients(pintern_model(folder), folder / "gradients")
     apart = difference(ours.gradients(), theirs)
     loss_limit, gradient_limit = TOLERANCE[dtype]
@@ -96,10 +114,10 @@ def compared(folder: Path, adapter: Path, case: Case, dtype: str) -> bool:
 
 
 def timed(
-    folder: Path, adapter: Path, case: Case, dtype: str, rate: measure.Rate
+    folder: Path, adapter: Path, case: Case, dtype: str, attention: str, rate: measure.Rate
 ) -> list[measure.Result]:
     """Both sides by turns: time, utilisation, memory."""
-    ours = Ours(folder, adapter, dtype=dtype)
+    ours = Ours(folder, adapter, dtype=dtype, attention=attention)
     peer = Peer(folder, adapter, dtype=dtype, device=device())
     batches, theirs = case.our_batches(), case.peer_batches()
     ours.compile(batches)

@@ -60,16 +60,20 @@ class Ours:
       folder: of the base.
       adapter: folder of the adapter to start from.
       dtype: of the base and the activations; the adapter is float32.
-      keep: hold each step's gradients for `gradients`.
+      attention: `xla` or `cudnn`, as `config.model.attention`.
     """
 
-    def __init__(self, folder: Path, adapter: Path, *, dtype: str = "float32", keep: bool = False):
+    def __init__(
+        self, folder: Path, adapter: Path, *, dtype: str = "float32", attention: str = "xla"
+    ):
         import jax
+        import jax.numpy as jnp
         import optax
         from ml_collections import ConfigDict
 
         from pintern.assemble import split_decoder
         from pintern.interop.read import read_adapter
+        from pintern.models.fused import use_cudnn
         from pintern.training.step import TrainState, make_optimizer, make_step
 
         config = ConfigDict(
@@ -83,10 +87,11 @@ class Ours:
                 "decay": "constant",
             }
         )
-        optimizer = make_optimizer(config)
-        if keep:
-            optimizer = optax.chain(kept_gradients(), optimizer)
+        # What is kept is a few megabytes more than the optimizer has anyway.
+        optimizer = optax.chain(kept_gradients(), make_optimizer(config))
         self.checkpoint = pintern_model(folder, dtype=dtype)
+        if attention == "cudnn":
+            use_cudnn(self.checkpoint.decoder.blocks, self.checkpoint.config, jnp.dtype(dtype))
         graph, self._base = split_decoder(self.checkpoint)
         start = read_adapter(adapter, self.checkpoint)
         self._state = TrainState(start, optimizer.init(start))
@@ -94,6 +99,7 @@ class Ours:
         self._key = jax.random.key(0)
         self._programs: dict[Any, Any] = {}
         self.compile_seconds = 0.0
+        self.loss = float("nan")
 
     def compile(self, batches: list[Any]) -> None:
         """Makes the programs of these batches' shapes."""
@@ -107,8 +113,8 @@ class Ours:
                 self._programs[shape] = lowered.compile()
                 self.compile_seconds += time.perf_counter() - began
 
-    def run(self, batches: list[Any]) -> float:
-        """Makes a step of each batch and returns the last one's loss, when all is done."""
+    def run(self, batches: list[Any]) -> None:
+        """Makes a step of each batch, and returns when all is done."""
         import jax
 
         self.compile(batches)
@@ -116,7 +122,7 @@ class Ours:
             program = self._programs[tuple(x.shape for x in jax.tree.leaves(batch))]
             self._state, metrics = program(self._state, self._base, batch, None, self._key)
         jax.block_until_ready(self._state)
-        return float(metrics["loss"])
+        self.loss = float(metrics["loss"])
 
     @property
     def programs(self) -> int:
@@ -178,10 +184,11 @@ class Peer:
         self._optimizer = torch.optim.AdamW(
             self._trained, lr=LEARNING_RATE, betas=(0.9, 0.99), weight_decay=0.0
         )
-        self.gradients: dict[str, Any] | None = None
+        self._gradients: dict[str, Any] = {}
+        self.loss = float("nan")
 
-    def run(self, steps: list[list[dict[str, np.ndarray]]], *, keep: bool = False) -> float:
-        """Makes the steps and returns the last one's loss; `keep` holds its raw gradients."""
+    def run(self, steps: list[list[dict[str, np.ndarray]]]) -> None:
+        """Makes the steps, each of its micro-batches."""
         torch = self._torch
         for micro_batches in steps:
             total = 0.0
@@ -191,26 +198,31 @@ class Peer:
                     loss = self.model(**tensors).loss / len(micro_batches)
                 loss.backward()
                 total += loss.detach()
-            if keep:
-                named = self.model.named_parameters()
-                self.gradients = {n: p.grad.clone() for n, p in named if p.requires_grad}
+            # As our side does; a few megabytes.
+            named = self.model.named_parameters()
+            self._gradients = {n: p.grad.clone() for n, p in named if p.requires_grad}
             torch.nn.utils.clip_grad_norm_(self._trained, CLIP)
             self._optimizer.step()
             self._optimizer.zero_grad(set_to_none=True)
-        return float(total)
+        self.loss = float(total)
 
     def converted_gradients(self, checkpoint: Any, folder: Path) -> list[np.ndarray]:
-        """The kept gradients in our layout: written in PEFT's format, and read as an adapter."""
+        """The last step's gradients in our layout: saved as PEFT does, and read as an adapter."""
         import jax
 
         from pintern.interop.read import read_adapter
 
+        before = {n: p.clone() for n, p in self.model.named_parameters() if p.requires_grad}
+        self._fill(self._gradients)
+        self.model.save_pretrained(folder)
+        self._fill(before)
+        return [np.asarray(leaf) for leaf in jax.tree.leaves(read_adapter(folder, checkpoint))]
+
+    def _fill(self, values: dict[str, Any]) -> None:
         with self._torch.no_grad():
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    parameter.copy_(self.gradients[name])
-        self.model.save_pretrained(folder)
-        return [np.asarray(leaf) for leaf in jax.tree.leaves(read_adapter(folder, checkpoint))]
+                    parameter.copy_(values[name])
 
 
 def difference(ours: list[np.ndarray], theirs: list[np.ndarray]) -> float:

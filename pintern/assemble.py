@@ -18,6 +18,7 @@ from pintern.adapters.adapter import Adapter, init_lora, lora_scale
 from pintern.adapters.soft_prompt import init_soft_prompt
 from pintern.errors import UserError
 from pintern.interop.read import read_adapter
+from pintern.models.fused import use_cudnn
 from pintern.models.hub import resolve_model
 from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
 from pintern.models.pooled import pooled_states_of
@@ -78,6 +79,8 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
             quantized=quantized,
             sharding_of=where,
         )
+    if config.model.attention == "cudnn":
+        use_cudnn(checkpoint.decoder.blocks, checkpoint.config, dtype)
     tokenizer = PieceTokenizer.load(directory)
     check_tokenizer(tokenizer.size, checkpoint.config)
     return checkpoint, tokenizer

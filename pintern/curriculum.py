@@ -123,6 +123,19 @@ class Curriculum:
             return step > 0 and (state or AdaptiveState()).since == step
         return any(stage.start == step for stage in self.stages[1:])
 
+    def stretch(self, step: int, state: AdaptiveState | None = None) -> range:
+        """The steps around this one whose stage is settled beforehand.
+
+        It is the whole stage; of an adaptive run, what lies between two looks at the scores.
+        """
+        stage = self.stages[self.stage_at(step, state)]
+        start, stop = stage.start, max(stage.stop, step + 1)
+        if self.adaptive:
+            since = (state or AdaptiveState()).since
+            start = step - (step - since) % self.patience
+            stop = min(stop, start + self.patience)
+        return range(start, stop)
+
     def steps_ahead(self, step: int) -> int:
         """o, how many stages a step is further along: a pure function of seed and step."""
         if not self.smoothing:

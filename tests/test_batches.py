@@ -15,7 +15,7 @@ from pintern.training.batches import (
     step_indices,
 )
 
-WINDOW = 16
+WINDOW = 64
 
 
 def lengths_of(count: int) -> np.ndarray:
@@ -64,6 +64,20 @@ def test_counts_never_differ_by_more_than_one_after_a_window(count, rows):
         )
         if (step + 1) % WINDOW == 0:
             assert seen.max() - seen.min() <= 1
+
+
+def test_no_window_reaches_beyond_a_stretch():
+    """Two stages in which other examples are long: each is still seen once an epoch."""
+    lengths = (lengths_of(80), lengths_of(80)[::-1])
+    stretches = (range(7), range(7, 20))
+    seen = [
+        step_indices(step, lengths[number], rows=4, seed=0, stretch=stretch)
+        for number, stretch in enumerate(stretches)
+        for step in stretch
+    ]
+    assert np.bincount(np.concatenate(seen)).tolist() == [1] * 80
+    whole = [step_indices(step, lengths[0], rows=4, seed=0) for step in range(20)]
+    assert not np.array_equal(seen, whole)
 
 
 def test_a_step_holds_rows_of_like_length():

@@ -238,3 +238,25 @@ def test_a_stage_begins_once_and_the_first_not_at_all():
     state = AdaptiveState(1, 17)
     assert [step for step in range(120) if adaptive.begins_stage(step, state)] == [17]
     assert not adaptive.begins_stage(0, AdaptiveState())
+
+
+def test_the_stretch_of_a_step_is_its_stage():
+    curriculum = make()
+    for stage in curriculum.stages:
+        for step in (stage.start, stage.stop - 1):
+            assert curriculum.stretch(step) == range(stage.start, stage.stop)
+    assert 130 in curriculum.stretch(130)
+
+
+@pytest.mark.parametrize("patience", [7, 10, 50])
+def test_no_look_comes_within_a_stretch_of_an_adaptive_run(patience):
+    curriculum = make(schedule="adaptive", patience=patience)
+    state, step = AdaptiveState(), 0
+    while step < 120:
+        if curriculum.must_look(step, state):
+            state = curriculum.advance(step, state, 0.0, 99.0 if step % 3 else -99.0)
+        stretch = curriculum.stretch(step, state)
+        assert stretch.start == step
+        assert all(curriculum.stretch(each, state) == stretch for each in stretch)
+        assert not any(curriculum.must_look(each, state) for each in stretch[1:])
+        step = stretch.stop

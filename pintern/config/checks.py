@@ -14,6 +14,7 @@ from pintern.errors import UserError
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.quantize": ("none", "int8"),
+    "model.attention": ("xla", "cudnn"),
     "task.kind": (
         "company",
         "dart",

@@ -48,7 +48,12 @@ class Masks(NamedTuple):
 
 
 class Attention(nnx.Module):
-    """Multi-head or grouped-query attention over two segments: shared prefix and own row."""
+    """Multi-head or grouped-query attention over two segments: shared prefix and own row.
+
+    Attributes:
+      implementation: of reading several tokens: `xla`, as `attend` has it, or a fused kernel's name
+        (`models.fused`).
+    """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
         width, bias = config.model_dim, config.attention_bias
@@ -70,6 +75,7 @@ class Attention(nnx.Module):
         self.scale = self.dim**-0.5 if config.query_scale is None else config.query_scale
         self.cap = config.score_cap
         self.alibi = config.positions == "alibi"
+        self.implementation = "xla"
         out_std = INIT_STD / (2 * config.num_layers) ** 0.5
         self.output = Linear(
             "attention.output", q_width, width, bias=config.output_bias, rngs=rngs, std=out_std

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pintern.adapters.adapter import Adapter, LoraPair
+from pintern.models import fused
 from pintern.models.attention import KV
 from pintern.models.block import Block
 from pintern.models.cache import Cache, write_rows, write_slots
@@ -156,7 +157,7 @@ class Decoder(nnx.Module):
                 q, new = block.attention.project(x, rotary, share)
                 new = KV(whole_slots(new.keys), whole_slots(new.values))
                 own = new if xs.rows is None else write_rows(xs.rows, new, cache.length)
-                mixed = block.attention.attend(q, xs.prefix, own, masks)
+                mixed = fused.attend(block.attention, q, xs.prefix, own, masks)
                 return block.attention.output(mixed, share), own
 
             hidden, own, routed = block(hidden, attend, share, real)

@@ -13,8 +13,8 @@ from pintern.models.shared_prefix import Batch
 from pintern.prompts.rows import Row
 
 _MULTIPLE = 8
-_WINDOW = 16  # steps whose rows are sorted by length together
-_MOST = 8  # row widths of a level, each a program to compile
+_WINDOW = 64  # steps whose rows are sorted by length together
+_MOST = 10  # row widths of a level, each a program to compile
 _STEPS_A_WIDTH = 100  # of a level, from three widths on
 _PADDING = 0.1  # share of slots that is worth no further width
 _SLACK = 0.03  # likewise, above what the most widths would leave
@@ -156,8 +156,15 @@ def _best_widths(longest: np.ndarray, widest: int, most: int) -> Iterator[tuple[
         yield chosen[::-1], int(sums[-1])
 
 
-def step_indices(step: int, lengths: np.ndarray, *, rows: int, seed: int) -> np.ndarray:
-    """Which examples a step trains on: a pure function of the step, the seed and the lengths.
+def step_indices(
+    step: int,
+    lengths: np.ndarray,
+    *,
+    rows: int,
+    seed: int,
+    stretch: range | None = None,
+) -> np.ndarray:
+    """Which examples a step trains on: a pure function of the arguments.
 
     Examples are shuffled every epoch; within a window of steps they are sorted by length and cut
     into steps of like length, whose order is shuffled again. So padding is small, every example is
@@ -165,26 +172,29 @@ def step_indices(step: int, lengths: np.ndarray, *, rows: int, seed: int) -> np.
 
     Args:
       step: optimizer step.
-      lengths: `[example]` length of each example's query and completion, in tokens.
+      lengths: `[example]` length of each example's row, in tokens.
       rows: examples per step.
       seed: of the order.
+      stretch: of steps that have these lengths; no window reaches beyond it, so that none is
+        sorted by two lengths. All steps if not given.
 
     Returns:
       `[rows]` indices of examples.
     """
-    window, place = divmod(step, _WINDOW)
-    first = window * _WINDOW * rows
-    drawn = np.empty(_WINDOW * rows, np.int64)
+    start = stretch.start if stretch else 0
+    first = step - (step - start) % _WINDOW
+    count = min(_WINDOW, stretch.stop - first) if stretch else _WINDOW
+    drawn = np.empty(count * rows, np.int64)
     filled = 0
     while filled < len(drawn):
-        epoch, offset = divmod(first + filled, len(lengths))
+        epoch, offset = divmod(first * rows + filled, len(lengths))
         order = np.random.default_rng([seed, epoch, 1]).permutation(len(lengths))
         taken = order[offset : offset + len(drawn) - filled]
         drawn[filled : filled + len(taken)] = taken
         filled += len(taken)
-    steps = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(_WINDOW, rows)
-    shuffled = np.random.default_rng([seed, window, 2]).permutation(_WINDOW)
-    return steps[shuffled[place]]
+    steps = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(count, rows)
+    shuffled = np.random.default_rng([seed, first, 2]).permutation(count)
+    return steps[shuffled[step - first]]
 
 
 def padding_share(batch: Batch) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from pintern.curriculum import Level
+from pintern.curriculum import AdaptiveState, Level
 from pintern.prompts.pipeline import Prompts
 from pintern.prompts.rows import Row
 from pintern.prompts.task import Example
@@ -21,7 +21,7 @@ from pintern.training.batches import (
 )
 from pintern.training.step import TrainBatch
 
-_PLANNED = 64  # steps on whose lengths a level's shapes are planned
+_PLANNED = 128  # steps on whose lengths a level's shapes are planned
 _SOON = 16  # steps ahead whose programs are compiled first
 
 
@@ -56,13 +56,11 @@ class TrainingData:
         self._pieces = [*prompts.pool, *prompts.renderer.pieces(answered)]
         self._labelled = np.array([1.0] * len(prompts.pool) + [0.0] * len(answered), np.float32)
         self._first = 0 if labelled else len(prompts.pool)
-        trained_on = self._pieces[self._first :]
-        self._lengths = np.array([len(p.query) + len(p.completion) for p in trained_on])
         self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
         self._teacher_shots, self._widths = teacher_shots, widths
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._pieces) - self._first
 
     @functools.cache  # noqa: B019  one object a run
     def rows(self, shots: int) -> list[Row]:
@@ -77,11 +75,16 @@ class TrainingData:
         ]
 
     @functools.cache  # noqa: B019
+    def _lengths(self, shots: int) -> np.ndarray:
+        """`[example]` tokens of each row that is trained on."""
+        return np.array([len(row.tokens) for row in self.rows(shots)[self._first :]])
+
+    @functools.cache  # noqa: B019
     def shapes(self, level: Level) -> Shapes:
-        """The shapes of a level, planned on the lengths that a run's first steps have."""
-        rows = self.rows(level.shots)[self._first :]
+        """The shapes of a level, planned on the lengths that its steps would have from 0 on."""
+        rows, lengths = self.rows(level.shots)[self._first :], self._lengths(level.shots)
         steps = [
-            step_indices(step, self._lengths, rows=self._rows, seed=self._seed)
+            step_indices(step, lengths, rows=self._rows, seed=self._seed)
             for step in range(_PLANNED)
         ]
         prefix = self._prompts.prefix(level.keep_rate)
@@ -92,7 +95,9 @@ class TrainingData:
         # One width: it is combined with every student width, and each pair is a program.
         return Shapes.plan((), self.rows(self._teacher_shots)[self._first :])
 
-    def programs(self, level: Level, step: int | None = None) -> list[tuple[Shape, TrainBatch]]:
+    def programs(
+        self, level: Level, step: int | None = None, state: AdaptiveState | None = None
+    ) -> list[tuple[Shape, TrainBatch]]:
         """Every shape of a level with a batch that has it, for compiling ahead of time.
 
         Narrow ones first; or, given the step at which training stands, what is needed soonest.
@@ -100,7 +105,7 @@ class TrainingData:
         rows = self.rows(level.shots)
         shapes = list(self.shapes(level).rising)
         if step is not None:
-            soon = [self._shape(each, level) for each in range(step, step + _SOON)]
+            soon = [self._shape(each, level, state) for each in range(step, step + _SOON)]
             shapes = list(dict.fromkeys([*soon, *shapes]))
         found = []
         for shape in shapes:
@@ -109,19 +114,38 @@ class TrainingData:
             found.append((shape, self._stack([i] * self._rows, level, shape)))
         return found
 
-    def batch(self, step: int, level: Level) -> tuple[Shape, TrainBatch, float]:
-        """Shape, batch and padding share of a step: a pure function of step and level."""
-        shape = self._shape(step, level)
-        batch = self._stack(self.indices(step), level, shape)
+    def batch(
+        self, step: int, level: Level, state: AdaptiveState | None = None
+    ) -> tuple[Shape, TrainBatch, float]:
+        """Shape, batch and padding share of a step: a pure function of the arguments.
+
+        Args:
+          step: optimizer step.
+          level: of its prompt.
+          state: of an adaptive curriculum.
+        """
+        shape = self._shape(step, level, state)
+        batch = self._stack(self.indices(step, state), level, shape)
         return shape, batch, padding_share(batch.student)
 
-    def _shape(self, step: int, level: Level) -> Shape:
+    def _shape(self, step: int, level: Level, state: AdaptiveState | None) -> Shape:
         rows = self.rows(level.shots)
-        return self.shapes(level).shape_for([rows[i] for i in self.indices(step)])
+        return self.shapes(level).shape_for([rows[i] for i in self.indices(step, state)])
 
-    def indices(self, step: int) -> list[int]:
-        """Which items a step trains on; the labelled pairs come first in the numbering."""
-        drawn = step_indices(step, self._lengths, rows=self._rows, seed=self._seed)
+    def indices(self, step: int, state: AdaptiveState | None = None) -> list[int]:
+        """Which items a step trains on; the labelled pairs come first in the numbering.
+
+        Steps of a stage hold rows of like length at the stage's level.
+        """
+        curriculum = self._prompts.curriculum
+        stage = curriculum.stages[curriculum.stage_at(step, state)]
+        drawn = step_indices(
+            step,
+            self._lengths(stage.level.shots),
+            rows=self._rows,
+            seed=self._seed,
+            stretch=curriculum.stretch(step, state),
+        )
         return (self._first + drawn).tolist()
 
     def _stack(self, indices: Sequence[int], level: Level, shape: Shape) -> TrainBatch:

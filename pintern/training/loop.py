@@ -118,7 +118,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     root = jax.random.key(config.seed)
 
     def prepare(level: Level, step: int | None) -> None:
-        for shape, batch in data.programs(level, step):
+        for shape, batch in data.programs(level, step, stage):
             taught = teacher is not None
             state_, base_, teacher_, key = abstract((state, base, teacher, root))
             programs.prepare(
@@ -139,6 +139,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     ):
         while step < config.train.steps and not ended:
             if curriculum.must_look(step, stage):
+                _flush(pending, recorder, programs, data, checkpoints, stage)
                 here, following = curriculum.levels[stage.stage : stage.stage + 2]
                 scores = [probe_score(parts, state.adapter, level) for level in (here, following)]
                 stage = curriculum.advance(step, stage, *scores)
@@ -149,7 +150,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
                 if config.train.reset_optimizer:
                     state = place(state._replace(optimizer=reset_moments(state.optimizer)), laid)
             if awaited and curriculum.stages[number].level != curriculum.levels[0]:
-                _flush(pending, recorder, programs, data, checkpoints)
+                _flush(pending, recorder, programs, data, checkpoints, stage)
                 with bar.paused():
                     teacher = first_stage_teacher(parts, workdir, step, state)
                     data = load_data(parts, workdir, teacher)
@@ -163,7 +164,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
                     prepare(level, step if level == current else None)
                 prepared = number
             level = curriculum.level_at(step, stage)
-            shape, batch, padding = data.batch(step, level)
+            shape, batch, padding = data.batch(step, level, stage)
             program = programs.get((teacher is not None, shape))
             key = jax.random.fold_in(root, step)
             state, metrics = program(state, base, place_batch(mesh, batch), teacher, key)
@@ -174,7 +175,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
             meeting = save or step % config.train.log_every == 0
             save = save or (meeting and checkpoints.due(config.checkpoint.minutes))
             if meeting:
-                _flush(pending, recorder, programs, data, checkpoints)
+                _flush(pending, recorder, programs, data, checkpoints, stage)
             if save:
                 checkpoints.save(step, state, stage)
             # Several processes can only stop at the same step, which they agree on where they meet.
@@ -182,7 +183,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
             loss = "–" if recorder.last_loss is None else f"{recorder.last_loss:.3f}"
             bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss}")
         # Here and not in the loop: a signal may come between its last line and its condition.
-        _flush(pending, recorder, programs, data, checkpoints)
+        _flush(pending, recorder, programs, data, checkpoints, stage)
         checkpoints.save(step, state, stage)
     recorder.close(programs)
     return step >= config.train.steps
@@ -267,8 +268,9 @@ def _flush(
     programs: Programs,
     data: TrainingData,
     checkpoints: Checkpoints,
+    stage: AdaptiveState,
 ) -> None:
-    """Fetches the metrics of the steps since the last call and writes them.
+    """Fetches the metrics of the steps since the last call, all of one stage, and writes them.
 
     Raises:
       UserError: a loss or gradient that is not finite; later steps are not written, no checkpoint
@@ -278,7 +280,7 @@ def _flush(
         row.update({k: float(v) for k, v in row.items() if isinstance(v, jax.Array)})
         if not is_finite(row):
             checkpoints.discard(row["step"])
-            raise UserError(*not_finite(row, data))
+            raise UserError(*not_finite(row, data, stage))
         recorder.write(row)
     recorder.timing(programs)
     pending.clear()
@@ -289,9 +291,11 @@ def is_finite(row: dict[str, Any]) -> bool:
     return bool(np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all())
 
 
-def not_finite(row: dict[str, Any], data: TrainingData) -> tuple[str, str]:
+def not_finite(
+    row: dict[str, Any], data: TrainingData, stage: AdaptiveState | None = None
+) -> tuple[str, str]:
     """What is told of a step whose metrics aren't finite, and the mend."""
-    examples = ", ".join(str(i + 1) for i in data.indices(row["step"]))
+    examples = ", ".join(str(i + 1) for i in data.indices(row["step"], stage))
     return (
         f"The loss at step {row['step']} is {row['loss']} (gradient norm {row['grad_norm']}); its "
         f"batch holds training examples {examples}.",

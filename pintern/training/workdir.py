@@ -38,6 +38,7 @@ _ON_REQUEST = (
     "model.path:",
     "model.revision:",
     "model.remat:",
+    "model.attention:",
 )
 CHANGES = "changes.jsonl"
 

@@ -1,0 +1,90 @@
+"""The layout that fused attention kernels are handed gives what our own formulation gives."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_models import VOCAB, random_decoder
+
+from pintern.errors import UserError
+from pintern.models.attention import KV, Masks
+from pintern.models.decoder import Decoder
+from pintern.models.fused import fused_attention, use_cudnn
+from pintern.models.shared_prefix import positions_of, prefill
+
+GROUPS, ROWS, QUERIES, PREFIX, DIM = 2, 3, 5, 4, 8
+
+
+@pytest.fixture(autouse=True)
+def full_precision():
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+def drawn(*shape: int, seed: int) -> jax.Array:
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize("heads", [4, 2])
+@pytest.mark.parametrize("shared", [True, False])
+def test_values_and_gradients_equal_the_two_segments(heads, shared):
+    kv_heads = 2
+    attention = random_decoder("llama").blocks.attention
+    attention.kv_heads, attention.scale = kv_heads, 0.3
+    rng = np.random.default_rng(0)
+    own_mask = np.tril(np.ones((QUERIES, QUERIES), bool)) & (
+        rng.random((GROUPS, ROWS, 1, QUERIES)) < 0.8
+    )
+    own_mask[..., np.arange(QUERIES), np.arange(QUERIES)] = True
+    prefix_mask = np.broadcast_to(
+        rng.random((GROUPS, 1, 1, PREFIX)) < 0.7, (GROUPS, ROWS, QUERIES, PREFIX)
+    )
+    masks = Masks(jnp.asarray(prefix_mask) if shared else None, jnp.asarray(own_mask))
+    q = drawn(GROUPS, ROWS, QUERIES, heads, DIM, seed=1)
+    own = KV(*(drawn(GROUPS, kv_heads, ROWS, QUERIES, DIM, seed=s) for s in (2, 3)))
+    prefix = KV(*(drawn(GROUPS, kv_heads, PREFIX, DIM, seed=s) for s in (4, 5)))
+    prefix = prefix if shared else None
+    fused = functools.partial(fused_attention, scale=0.3, implementation="xla")
+    wanted, pull = jax.vjp(lambda *x: attention.attend(*x, masks), q, prefix, own)
+    found, pull_fused = jax.vjp(lambda *x: fused(*x, masks), q, prefix, own)
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+    push = drawn(*wanted.shape, seed=6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), pull_fused(push), pull(push)
+    )
+
+
+def hidden_of(decoder: Decoder) -> np.ndarray:
+    """Of padded rows behind a padded prefix; zero where padded."""
+    rng = np.random.default_rng(1)
+    tokens = jnp.asarray(rng.integers(0, VOCAB, (1, 2, 6)))
+    valid = jnp.asarray([[[1, 1, 1, 1, 1, 0], [1, 1, 0, 0, 0, 0]]])
+    prefix = jnp.asarray(rng.integers(0, VOCAB, (1, 4)))
+    cache, start = prefill(decoder, prefix, jnp.asarray([[1, 1, 1, 0]]))
+    hidden, _ = decoder(tokens, positions_of(valid, start[:, None]), cache)
+    return np.asarray(hidden * valid[..., None])
+
+
+def test_a_decoder_reads_prefix_and_rows_the_same_with_it():
+    decoder = random_decoder("llama")
+    wanted = hidden_of(decoder)
+    decoder.blocks.attention.implementation = "cudnn"
+    with pytest.raises(Exception, match=r"(?i)cudnn|gpu|cuda"):  # it is really asked for
+        hidden_of(decoder)
+    real = jax.nn.dot_product_attention
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            jax.nn,
+            "dot_product_attention",
+            lambda *x, implementation, **more: real(*x, implementation="xla", **more),
+        )
+        np.testing.assert_allclose(hidden_of(decoder), wanted, atol=1e-5)
+
+
+def test_cudnn_is_refused_where_it_can_not_be_had():
+    decoder = random_decoder("llama")
+    with pytest.raises(UserError, match="NVIDIA"):
+        use_cudnn(decoder.blocks, decoder.config, jnp.dtype("bfloat16"))
+    assert decoder.blocks.attention.implementation == "xla"
