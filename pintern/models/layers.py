@@ -56,7 +56,12 @@ def _matmul_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
 def _matmul_backward(residual: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
     x, w = residual
     x, dy = jax.lax.optimization_barrier((x, dy))
-    return dy @ w.T, jnp.einsum("...i,...o->io", x, dy)
+    if x.shape[-1] <= dy.shape[-1]:
+        dw = jnp.einsum("...i,...o->io", x, dy)
+    else:
+        # The left factor is transposed in memory: let it be the thin one, as with LoRA's A.
+        dw = jax.lax.optimization_barrier(jnp.einsum("...i,...o->oi", x, dy)).T
+    return dy @ w.T, dw
 
 
 matmul.defvjp(_matmul_forward, _matmul_backward)
