@@ -197,11 +197,12 @@ def plain(target: float, vocab: int, *, data: Path, rows: int, steps: int = 16) 
       vocab: ids are folded into it.
       data: folder with NL2Bash and GPT-2's tokenizer; lengths are drawn where it isn't there.
       rows: of a step.
-      steps: of the slice; our order is a run's own, which sorts 16 steps together.
+      steps: of the slice; our order is a run's own, which sorts the slice's rows by length.
     """
     drawn = nl2bash_rows(data, vocab, rows * steps)
     lengths = np.array([len(row.tokens) for row in drawn])
-    ours = [step_indices(i, lengths, rows=rows, seed=0) for i in range(steps)]
+    epoch = range(steps)
+    ours = [step_indices(i, lengths, rows=rows, seed=0, stretch=epoch) for i in epoch]
     theirs = np.random.default_rng(1).permutation(len(drawn)).reshape(steps, rows)
 
     def pick(order: Any) -> tuple[tuple[Row, ...], ...]:

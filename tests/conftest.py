@@ -1,6 +1,20 @@
-"""Every test runs with shapes and types checked at call time."""
+"""Every test runs with shapes and types checked at call time, and compiles no program twice.
+
+Most of the suite's time is XLA's, and tests train the same tiny runs again and again. So compiled
+programs lie in pytest's own cache folder, for this run's processes and for the next one
+(`pytest --cache-clear` forgets them).
+"""
+
+import os
+from pathlib import Path
 
 from jaxtyping import install_import_hook
+
+# Before jax is imported; the environment is handed on to workers and subprocesses.
+PROGRAMS = Path(__file__).parent.parent / ".pytest_cache" / "d" / "programs"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 
 install_import_hook(
     [

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from pathlib import Path
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ EVERYTHING = {
     "distill__shots": 1,
     "distill__unlabelled": 4,
 }
-KILLS = 20
+KILLS = int(os.environ.get("PINTERN_KILLS", "20"))  # a kill takes half a minute on two cores
 
 
 class Moment(NamedTuple):
@@ -59,7 +59,7 @@ def lines_of(run: Path) -> int:
 
 
 def moments(drawn: random.Random) -> list[Moment]:
-    """Twenty of them, in any order: in writes, in removals, between stages, and anywhere."""
+    """So many, in any order: in writes, in removals, between stages, and anywhere."""
     half = "*.orbax-checkpoint-tmp*"
     patterns = [f"checkpoints/{half}"] * 6 + ["checkpoints/*.removed"] * 2
     patterns += [f"teacher/{half}", f"stages/{half}", "teacher", "teacher.jsonl*", "config.json"]
@@ -67,7 +67,7 @@ def moments(drawn: random.Random) -> list[Moment]:
     while len(found) < KILLS:
         found.append(Moment("", drawn.randint(0, 9), drawn.uniform(0, 0.2)))
     drawn.shuffle(found)
-    return found
+    return found[:KILLS]
 
 
 def kill_at(process: subprocess.Popen, run: Path, moment: Moment) -> bool:
@@ -176,7 +176,7 @@ def test_killed_at_twenty_moments_a_run_ends_as_if_nothing_had_been(tmp_path):
             process.kill()
             process.wait()
     assert kills == KILLS
-    assert hits["checkpoints/*.orbax-checkpoint-tmp*"] == 6, hits
+    assert hits == Counter(moment.pattern for moment in moments(random.Random(seed)))
 
 
 @pytest.mark.slow

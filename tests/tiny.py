@@ -181,13 +181,8 @@ def config_file(directory: Path, made: ConfigDict) -> Path:
 
 
 def environment() -> dict[str, str]:
-    """Of a process of its own; programs compiled by one serve the next."""
-    return os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(root() / "programs"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "0",
-    }
+    """Of a process of its own; where compiled programs lie, `conftest` has said."""
+    return os.environ | {"JAX_PLATFORMS": "cpu"}
 
 
 def start(*arguments: str) -> subprocess.Popen:

@@ -1,5 +1,6 @@
 """The pieces of a block: norms, linear maps with an optional LoRA update, MLP."""
 
+import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -203,7 +204,14 @@ class MLP(nnx.Module):
         self, x: Float[Array, "*batch model"], adapter: LayerAdapter
     ) -> Float[Array, "*batch model"]:
         """Maps `[..., model]` to `[..., model]`."""
+        gate = None if self.gate is None else self.gate(x, adapter)
+        return self.down(self._inner(self.up(x, adapter), gate), adapter)
+
+    # Made again in the backward pass: else every step within the activation is kept for it, several
+    # times the width of the block's widest array.
+    @functools.partial(jax.checkpoint, static_argnums=0)
+    def _inner(
+        self, up: Float[Array, "*batch inner"], gate: Float[Array, "*batch inner"] | None
+    ) -> Float[Array, "*batch inner"]:
         act = ACTIVATIONS[self.activation]
-        up = self.up(x, adapter)
-        inner = act(up) if self.gate is None else act(self.gate(x, adapter)) * up
-        return self.down(inner, adapter)
+        return act(up) if gate is None else act(gate) * up

@@ -159,12 +159,31 @@ def target_logits(
     return logits_of(decoder, batch, reading)
 
 
+@jax.custom_vjp
 def token_nats(
     logits: Float[Array, "*batch vocab"], targets: Int[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    """−log p of each target, in nats."""
-    log_probs = jax.nn.log_softmax(logits, axis=-1)
-    return -jnp.take_along_axis(log_probs, targets[..., None], axis=-1)[..., 0]
+    """−log p of each target, in nats.
+
+    Its gradient, p − 1 at the target, is made in one pass over the vocabulary; JAX's own makes
+    several, and keeps as many arrays of the logits' size.
+    """
+    return _token_nats_forward(logits, targets)[0]
+
+
+def _token_nats_forward(logits: Array, targets: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    total = jax.nn.logsumexp(logits, axis=-1)
+    at_target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+    return total - at_target, (logits, targets, total)
+
+
+def _token_nats_backward(residual: tuple[Array, Array, Array], change: Array) -> tuple[Array, None]:
+    logits, targets, total = residual
+    hit = targets[..., None] == jnp.arange(logits.shape[-1])
+    return change[..., None] * (jnp.exp(logits - total[..., None]) - hit), None
+
+
+token_nats.defvjp(_token_nats_forward, _token_nats_backward)
 
 
 def cross_entropy(
