@@ -88,8 +88,8 @@ def test_a_step_that_is_not_finite_is_named_and_the_last_checkpoint_goes_on(tmp_
     shutil.rmtree(run / "checkpoints" / "8")
     sound = TrainingData.batch
 
-    def poisoned(self, step, level):
-        shape, batch, padding = sound(self, step, level)
+    def poisoned(self, step, *rest):
+        shape, batch, padding = sound(self, step, *rest)
         return shape, batch.replace(labelled=batch.labelled * np.float32("nan")), padding
 
     with monkeypatch.context() as patch:
