@@ -95,7 +95,7 @@ def cases(*, on_gpu: bool) -> list[Case]:
         Case("decode_b1", 1.5, 1, 0, (48, 48), 32, (1,), few + 2),
         Case("decode_b8", 1.5, 8, 0, (48, 48), 32, (8,), few),
         Case("decode_shared_b32", 5.0, 32, 448, (48, 48), 32, (32,), 1),
-        Case("requests_plain", 2.0, 300, 0, (8, 64), 32, (16, 32), 1),
+        Case("requests_plain", 2.0, 300, 0, (8, 64), 32, (32, 64), 1),
         Case("requests_shared", 6.0, 300, 448, (8, 64), 32, (16, 32), 1, every=3),
     ]
 

@@ -11,7 +11,7 @@ import tiny
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.assemble import new_adapter, split_decoder
 from pintern.evaluation.decode import Generator, Sampling, bucket, pad_rows
-from pintern.evaluation.sampling import restrict
+from pintern.evaluation.sampling import likeliest, restrict
 
 NEW = 6
 ROOM = 64  # slots of the naive sequence: one program for all of them
@@ -164,11 +164,12 @@ def test_without_a_prefix_rows_stand_alone():
 
 def test_rows_are_padded_to_a_bucket():
     tokens, valid = pad_rows([[5, 6, 7], [8]])
-    assert tokens.shape == (2, 16)
+    assert tokens.shape == (2, 8)
     assert tokens[:, :4].tolist() == [[5, 6, 7, 0], [8, 0, 0, 0]]
     assert valid[:, :4].tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
     found = sorted({bucket(n) for n in range(1, 400)})
-    assert found == [16, 32, 48, 64, 96, 128, 192, 256, 384, 512]
+    assert found[:12] == [8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128]
+    assert found[12:] == [160, 192, 224, 256, 320, 384, 448]
     assert all(bucket(n) >= n for n in range(1, 400))
 
 
@@ -216,6 +217,14 @@ def test_top_k_and_top_p_leave_the_likeliest(top_k, top_p, kept):
     assert set(np.flatnonzero(np.isfinite(left[0]))) == kept
     assert np.isfinite(left[1]).all()  # equally likely tokens stay together
     assert (left[0] == np.asarray(LOGITS[0]))[np.isfinite(left[0])].all()
+
+
+@pytest.mark.parametrize("rows_of_many", [1, 7])
+def test_the_likeliest_is_the_first_of_the_highest(rows_of_many):
+    rng = np.random.default_rng(0)
+    logits = rng.integers(-3, 4, (rows_of_many, 501)).astype(np.float32)  # full of equal ones
+    logits[0] = -np.inf
+    assert likeliest(jnp.asarray(logits)).tolist() == logits.argmax(-1).tolist()
 
 
 def test_the_likeliest_of_one_is_the_greedy_choice():

@@ -1,6 +1,6 @@
 """Decoding behind shared prefixes: the one way in which this package generates.
 
-A prefix is prefilled once. Rows take turns in a fixed number of places: as soon as a quarter of
+A prefix is prefilled once. Rows take turns in a fixed number of places: as soon as an eighth of
 them have ended, the next ones are read and take over (continuous batching; Orca, OSDI 2022). In
 between, tokens are chosen on the device without asking the host.
 """
@@ -24,8 +24,9 @@ from pintern.evaluation.unroll import unrolled
 from pintern.models.cache import join_prefixes
 from pintern.models.sharding import fetch
 
-_SHORTEST = 16  # slots of the shortest bucket
-_RATIO = 4  # rows that are so much shorter than others are served after them, in less room
+_SHORTEST = 8  # slots of the shortest bucket
+_RATIO = 16  # rows that are so much shorter than others are served after them, in less room
+_AT_ONCE = 8  # rows that are read together, if more aren't admitted: like lengths, little padding
 
 
 class Generator:
@@ -208,7 +209,8 @@ class _Service:
         self._queues = [queue[::-1] for queue in queues]  # taken from the end
         self._slots = bucket(max(len(rows[queue[0]]) for queue in queues if queue))
         self._tenants = np.full((len(queues), places), -1)
-        self._few = max(1, places // 4)
+        self._few = max(1, places // 8)
+        self._many = min(places, max(self._few, _AT_ONCE))
         self._state: Places | None = None
 
     def run(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -229,8 +231,7 @@ class _Service:
             waits = ready < self._few and (self._tenants >= 0).any()
             if ready == 0 or (waits and sum(map(len, self._queues)) > ready):
                 return
-            places = self._tenants.shape[1]
-            self._admit(places if 2 * ready > places else self._few)
+            self._admit(self._many if 2 * ready > self._many else self._few)
 
     def _admit(self, count: int) -> None:
         groups, places = self._tenants.shape
@@ -256,8 +257,8 @@ class _Service:
 
 
 def bucket(length: int) -> int:
-    """Slots for a row: the next of 16, 32, 48, 64, 96, 128, 192, 256, …, so that few shapes do."""
-    step = max(_SHORTEST, 2 ** ((length - 1).bit_length() - 2))
+    """Slots for a row: the next of 8, 16, …, 64, 80, 96, 112, 128, 160, …, so that few shapes do."""
+    step = max(_SHORTEST, 2 ** ((length - 1).bit_length() - 3))
     return -(-length // step) * step
 
 

@@ -42,7 +42,7 @@ def choose(
       places: number of the token in each completion: what it draws from the stream.
     """
     if sampling.temperature == 0:
-        chosen = logits.argmax(-1)
+        chosen = likeliest(logits)
     else:
         step_keys = jax.vmap(jax.random.fold_in)(keys, places)
         allowed = restrict(logits / sampling.temperature, sampling.top_k, sampling.top_p)
@@ -51,6 +51,18 @@ def choose(
         ends = jnp.isin(chosen, jnp.asarray(sampling.also_end))
         chosen = jnp.where(ends, sampling.eos, chosen)
     return chosen.astype(jnp.int32)
+
+
+def likeliest(logits: Float[Array, "row vocab"]) -> Int[Array, " row"]:
+    """Id of the highest logit, the first of equal ones.
+
+    XLA:CPU looks for values and places together, as `argmax` does, one element at a time; and
+    decoding's logits lie id by id there (`models.layers.by_outputs`), so by columns here.
+    """
+    columns = logits.T
+    ids = jnp.arange(len(columns))[:, None]
+    found = jnp.where(columns == columns.max(0), ids, len(columns) - 1)
+    return found.min(0)
 
 
 def restrict(
