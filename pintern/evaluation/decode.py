@@ -257,7 +257,7 @@ class _Service:
 
 
 def bucket(length: int) -> int:
-    """Slots for a row: the next of 8, 16, …, 64, 80, 96, 112, 128, 160, …, so that few shapes do."""
+    """Slots for a row: the next of 8, 16, …, 64, 80, 96, 112, 128, 160, …: few shapes do."""
     step = max(_SHORTEST, 2 ** ((length - 1).bit_length() - 3))
     return -(-length // step) * step
 
