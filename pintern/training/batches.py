@@ -15,8 +15,8 @@ from pintern.prompts.rows import Row
 _MULTIPLE = 8
 _WINDOW = 64  # steps whose rows are sorted by length together
 _MOST = 10  # row widths of a level, each a program to compile
-_STEPS_A_WIDTH = 100  # of a level, from three widths on
-_PADDING = 0.1  # share of slots that is worth no further width
+_STEPS_A_WIDTH = 60  # of a level, from three widths on
+_PADDING = 0.08  # share of slots that is worth no further width
 _SLACK = 0.03  # likewise, above what the most widths would leave
 
 
