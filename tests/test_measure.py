@@ -1,0 +1,68 @@
+"""What the benchmarks share: sides in processes of their own, timings, results kept by name."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import measure
+
+ROOT = Path(measure.__file__).parent.parent
+ANSWERS = """
+import sys
+from benchmarks.measure import serve
+
+asked = []
+
+def count():
+    print("what is printed is no answer")
+    asked.append(1)
+    return {"asked": len(asked), "arguments": sys.argv[1:]}
+
+def fails():
+    raise ValueError("no such batch")
+
+serve({"count": count, "fails": fails})
+"""
+
+
+@pytest.fixture
+def side(tmp_path, monkeypatch):
+    (tmp_path / "answers.py").write_text(ANSWERS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with measure.Side("answers", "--rows=8") as side:
+        yield side
+
+
+def test_a_side_is_one_process_that_answers_as_often_as_it_is_asked(side):
+    assert side.ask("count") == {"asked": 1, "arguments": ["--rows=8"]}
+    assert side.ask("count")["asked"] == 2
+
+
+def test_a_side_that_fails_says_which_and_why(side):
+    with pytest.raises(RuntimeError, match="no such batch") as told:
+        side.ask("fails")
+    assert str(told.value).startswith("answers --rows=8 ended:")
+
+
+def test_timings_are_medians_by_turns():
+    order = []
+    ours, peer = measure.paired(lambda: order.append("o"), lambda: order.append("p"), repeats=3)
+    assert order == ["o", "p"] * 4  # the first of each warms up
+    assert ours.low <= ours.median <= ours.high
+    assert measure.timing([(1.0, 2.0), (5.0, 5.0), (2.0, 1.0)]) == (2.0, 1.0, 5.0, 1.0)
+    doubled = measure.Timing(2.0, 1.0, 5.0, 1.5).scaled(2)
+    assert doubled == (4.0, 2.0, 10.0, 1.5)
+    assert measure.compare("x", peer, peer, 0.1).ratio == 1.0
+
+
+def test_results_are_merged_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "OUT", tmp_path / "out")
+    first, second = (measure.Result(name, 2.0, 1.0, 2.0, None, "s") for name in ("a", "b"))
+    measure.save([first, second], "cpu")
+    path = measure.save([dataclasses.replace(first, ratio=3.0)], "cpu")
+    rows = {row["name"]: row for row in json.loads(path.read_text())}
+    assert rows["a"] == {**dataclasses.asdict(first), "ratio": 3.0}
+    assert rows["b"] == dataclasses.asdict(second)
