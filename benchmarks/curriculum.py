@@ -1,7 +1,7 @@
 """What a curriculum costs beside training: programs compiled, waiting at stage changes, padding.
 
     python -m benchmarks.curriculum                   (the bundled model on NL2Bash)
-    python -m benchmarks.curriculum --steps=400       (longer stages)
+    python -m benchmarks.curriculum --steps=2400      (stages as long as a real run's; nine minutes)
 
 A real run, read back from its own `metrics.jsonl` and `timings.jsonl`; without NL2Bash in --data it
 is the company task. Every program is compiled anew. The first one can't be compiled beside any
