@@ -3,6 +3,8 @@
     python -m benchmarks.curriculum                   (the bundled model on NL2Bash)
     python -m benchmarks.curriculum --steps=2400      (stages as long as a real run's; nine minutes)
 
+    python -m benchmarks.curriculum --steps=2400 --plan     (padding alone: nothing is trained)
+
 A real run, read back from its own `metrics.jsonl` and `timings.jsonl`; without NL2Bash in --data it
 is the company task. Every program is compiled anew. The first one can't be compiled beside any
 training: what it costs is told apart, and doesn't count as a stage change.
@@ -24,6 +26,9 @@ from pintern import cli
 STEPS = flags.DEFINE_integer("steps", 240, "Of the run; a multiple of 20.")
 STAGES = flags.DEFINE_integer("stages", 4, "Levels from the full prompt to the query alone.")
 ROWS = flags.DEFINE_integer("rows", 4, "Of a step.")
+PLAN = flags.DEFINE_boolean(
+    "plan", False, "Pad each step's batch as a run would, and train nothing."
+)
 DATA = flags.DEFINE_string("data", "../shared/data/nl2bash", "Folder of all.nl and all.cm.")
 STALL, PADDING = 0.05, 0.10
 _EVERY = 5
@@ -61,6 +66,9 @@ def main(_: list[str]) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     print(measure.versions(), flush=True)
     config = run_config()
+    if PLAN.value:
+        print_planned_padding(config)
+        return
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         if not train(config, workdir):
@@ -110,6 +118,36 @@ def run_config() -> Any:
     return validate(config)
 
 
+def print_planned_padding(config: Any) -> None:
+    """Level by level: share of the slots, prefix and rows, that a run's batches would pad."""
+    from pintern.assemble import assemble
+    from pintern.training.loop import load_data
+
+    slots: dict[str, float] = {}
+    padded: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        parts = assemble(config, prompts_directory=Path(folder))
+        curriculum = parts.prompts.curriculum
+        data = load_data(parts, Path(folder), None)
+        for step in range(config.train.steps):
+            level = curriculum.stages[curriculum.stage_at(step)].level
+            shape, _, share = data.batch(step, level)
+            size = shape.prefix + config.train.batch_rows * shape.row
+            name = level_name(level.keep_rate, level.shots)
+            slots[name] = slots.get(name, 0.0) + size
+            padded[name] = padded.get(name, 0.0) + share * size
+        programs = shapes_of(parts)
+    for name, size in slots.items():
+        print(f"{name:<12} {padded[name] / size:>8.1%}")
+    total = sum(padded.values()) / sum(slots.values())
+    print(f"padding {total:.1%} in all (at most {PADDING:.0%}), with {programs} programs")
+
+
+def level_name(keep_rate: float, shots: int) -> str:
+    """As it is printed."""
+    return f"τ={keep_rate:.2f} k={shots}"
+
+
 def shapes_of(parts: Any) -> int:
     """Shapes of all levels together: what there is to compile."""
     from pintern.training.loop import load_data
@@ -131,7 +169,7 @@ def stage_costs(workdir: Path) -> list[StageCost]:
         slots = [row["tokens"] / (1 - row["padding"]) for row in mine]
         found.append(
             StageCost(
-                level=f"τ={level[0]:.2f} k={level[1]}",
+                level=level_name(*level),
                 steps=len(mine),
                 seconds=sum(row["seconds"] for row in parts),
                 stall=parts[-1]["stall_seconds"] - waited,
