@@ -225,6 +225,8 @@ def test_the_likeliest_is_the_first_of_the_highest(rows_of_many):
     logits = rng.integers(-3, 4, (rows_of_many, 501)).astype(np.float32)  # full of equal ones
     logits[0] = -np.inf
     assert likeliest(jnp.asarray(logits)).tolist() == logits.argmax(-1).tolist()
+    logits[-1, 3] = np.nan
+    assert int(likeliest(jnp.asarray(logits))[-1]) == 500
 
 
 def test_the_likeliest_of_one_is_the_greedy_choice():

@@ -49,13 +49,13 @@ def test_a_side_that_fails_says_which_and_why(side):
 
 def test_timings_are_medians_by_turns():
     order = []
-    ours, peer = measure.paired(lambda: order.append("o"), lambda: order.append("p"), repeats=3)
+    measure.paired(lambda: order.append("o"), lambda: order.append("p"), repeats=3)
     assert order == ["o", "p"] * 4  # the first of each warms up
-    assert ours.low <= ours.median <= ours.high
     assert measure.timing([(1.0, 2.0), (5.0, 5.0), (2.0, 1.0)]) == (2.0, 1.0, 5.0, 1.0)
-    doubled = measure.Timing(2.0, 1.0, 5.0, 1.5).scaled(2)
-    assert doubled == (4.0, 2.0, 10.0, 1.5)
-    assert measure.compare("x", peer, peer, 0.1).ratio == 1.0
+    ours = measure.Timing(2.0, 1.0, 5.0, 1.5)
+    assert ours.scaled(3) == (6.0, 3.0, 15.0, 1.5)
+    found = measure.compare("x", ours, ours.scaled(3), 0.5)
+    assert found == measure.Result("x", 3.0, 2.0, 6.0, 0.5, "s")
 
 
 def test_results_are_merged_by_name(tmp_path, monkeypatch):

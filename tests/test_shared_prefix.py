@@ -155,7 +155,7 @@ def make_batch(where: str, seed: int) -> Batch:
 
 # A derivative through four norms a layer, and soft caps or norms of queries and keys besides, loses
 # a little more in float32; how much depends on the CPU (gemma3_text: 1.4e-5 with AVX-512).
-LOOSER = {"gemma2": 3e-5, "gemma3_text": 3e-5}
+LOOSER = {"gemma2": 3e-5, "gemma3_text": 2e-5}
 
 
 def assert_close(found, expected, tolerance: float) -> None:
