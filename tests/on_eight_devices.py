@@ -38,7 +38,7 @@ from pintern.training.placement import (  # noqa: E402
 from pintern.training.step import TrainBatch, TrainState, make_step  # noqa: E402
 
 # All different, so that a shape in the program tells what it is of.
-VOCAB, WIDTH, INNER, LAYERS, ROWS, SLOTS, TARGETS, PREFIX = 96, 32, 64, 3, 8, 12, 3, 19
+VOCAB, WIDTH, INNER, LAYERS, ROWS, SLOTS, TARGETS, PREFIX = 96, 32, 64, 3, 16, 12, 3, 19
 MICRO_BATCHES, MEMBERS, VIRTUAL = 2, 2, 5
 GROUPED = {
     "vocab_size": VOCAB,
@@ -66,20 +66,22 @@ POPULATION_MESHES = [(2, 2, 2), (1, 8, 1)]
 
 
 def make_batch() -> TrainBatch:
-    """Eight rows behind a prefix, some shorter than others, in two micro-batches."""
+    """Rows behind a prefix, some shorter than others, two to a lane, in two micro-batches."""
     rng = np.random.default_rng(0)
     lead = (MICRO_BATCHES, 1, ROWS)
     rows = rng.integers(0, VOCAB, (*lead, SLOTS))
     prefix = rng.integers(0, VOCAB, (MICRO_BATCHES, 1, PREFIX))
     slots = np.broadcast_to(np.arange(4, 4 + TARGETS), (*lead, TARGETS)).copy()
+    lanes = (MICRO_BATCHES, 1, ROWS // 2, 2 * TARGETS)
     student = Batch(
         prefix_tokens=prefix,
         prefix_valid=np.ones_like(prefix),
         row_tokens=rows,
         row_valid=(np.arange(SLOTS) < rng.integers(8, SLOTS + 1, (*lead, 1))).astype(np.int32),
-        target_slots=slots,
-        target_tokens=np.take_along_axis(rows, slots + 1, -1),
-        target_weights=np.ones(slots.shape, np.float32),
+        target_rows=np.broadcast_to(np.repeat([0, 1], TARGETS), lanes).copy(),
+        target_slots=slots.reshape(lanes),
+        target_tokens=np.take_along_axis(rows, slots + 1, -1).reshape(lanes),
+        target_weights=np.ones(lanes, np.float32),
     )
     return TrainBatch(student, labelled=np.ones(lead, np.float32))
 

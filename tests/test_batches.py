@@ -103,8 +103,42 @@ def test_a_planned_shape_holds_every_batch(most):
         assert shape in shapes.rising
         assert max(len(row.tokens) for row in chosen) <= shape.row
         assert max(len(row.tokens) - row.start for row in chosen) <= shape.target
-        narrower = [each.row for each in shapes.rising if each.row < shape.row]
-        assert all(width < max(len(row.tokens) for row in chosen) for width in narrower)
+        longest = max(len(row.tokens) for row in chosen)
+        most_targets = max(len(row.tokens) - row.start for row in chosen)
+        for narrower in shapes.rising[: shapes.rising.index(shape)]:
+            assert narrower.row < longest or narrower.target < most_targets
+
+
+def targets_of(chosen: list[Row], lane_rows: int) -> int:
+    """Of the fullest lane."""
+    counts = [len(row.tokens) - row.start for row in chosen]
+    return max(sum(counts[i : i + lane_rows]) for i in range(0, len(counts), lane_rows))
+
+
+@pytest.mark.parametrize("lane_rows", [2, 4])
+def test_a_lane_has_room_for_its_own_targets_and_no_more(lane_rows):
+    rows = random_rows(60)
+    steps = steps_of(rows, 16)
+    shapes = Shapes.plan((), rows, steps, most=4, padding=0.0, lane_rows=lane_rows)
+    met: dict[Shape, list[int]] = {shape: [] for shape in shapes.rising}
+    for step in steps:
+        chosen = [rows[i] for i in step]
+        shape = shapes.shape_for(chosen)
+        met[shape].append(targets_of(chosen, lane_rows))
+        assert max(len(row.tokens) for row in chosen) <= shape.row
+    for shape in shapes.rising[:-1]:
+        assert shape.target == -(-max(met[shape]) // 8) * 8
+    # Whatever comes, the last shape holds it.
+    most = max(len(row.tokens) - row.start for row in rows)
+    assert lane_rows * most <= shapes.rising[-1].target < lane_rows * most + 8
+
+
+def test_a_lane_that_is_too_full_takes_a_wider_shape():
+    rows = [Row([1] * 16, 12), Row([1] * 16, 12), Row([1] * 16, 2), Row([1] * 40, 20)]
+    shapes = Shapes.plan((), rows, [[0, 1], [2, 3]], padding=0.0, lane_rows=2)
+    assert shapes.rising == (Shape(0, 16, 8), Shape(0, 40, 40))
+    assert shapes.shape_for([rows[0], rows[1]]).row == 16
+    assert shapes.shape_for([rows[0], rows[2]]).row == 40
 
 
 def slots_of(widths: tuple[int, ...], longest: list[int]) -> int:
@@ -159,21 +193,24 @@ def test_without_steps_there_is_one_shape():
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_a_batch_holds_prefix_rows_and_targets(seed):
+@pytest.mark.parametrize("lane_rows", [1, 2, 6])
+def test_a_batch_holds_prefix_rows_and_targets(seed, lane_rows):
     rows = random_rows(6, seed)
     prefix = list(range(1, 12))
-    batch = make_batch(prefix, rows, Shape(16, 56, 56))
+    batch = make_batch(prefix, rows, Shape(16, 56, 56 * lane_rows), lane_rows=lane_rows)
+    assert batch.target_rows.shape == (1, 6 // lane_rows, 56 * lane_rows)
     assert batch.prefix_tokens[0, :11].tolist() == prefix
     assert batch.prefix_valid[0].tolist() == [1] * 11 + [0] * 5
     for r, row in enumerate(rows):
         valid = batch.row_valid[0, r]
         assert batch.row_tokens[0, r][valid == 1].tolist() == row.tokens
-        real = batch.target_weights[0, r] == 1
-        assert batch.target_tokens[0, r][real].tolist() == row.tokens[row.start :]
+        lane, place = divmod(r, lane_rows)
+        real = (batch.target_weights[0, lane] == 1) & (batch.target_rows[0, lane] == place)
+        assert batch.target_tokens[0, lane][real].tolist() == row.tokens[row.start :]
         # The hidden state at a slot predicts the token after it.
-        after = batch.row_tokens[0, r][batch.target_slots[0, r][real] + 1]
-        np.testing.assert_array_equal(after, batch.target_tokens[0, r][real])
-        assert batch.target_weights[0, r].sum() == len(row.tokens) - row.start
+        after = batch.row_tokens[0, r][batch.target_slots[0, lane][real] + 1]
+        np.testing.assert_array_equal(after, batch.target_tokens[0, lane][real])
+    assert batch.target_weights.sum() == sum(len(row.tokens) - row.start for row in rows)
 
 
 def test_an_empty_prefix_has_no_slots():

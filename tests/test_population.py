@@ -95,6 +95,7 @@ def random_batch(rng, *, rows, slots, prefix, micro=1) -> TrainBatch:
         prefix_valid=np.ones((micro, 1, prefix), np.int32),
         row_tokens=tokens,
         row_valid=valid,
+        target_rows=np.zeros_like(at),
         target_slots=at,
         target_tokens=rng.integers(0, tiny_models.VOCAB, weights.shape, dtype=np.int32),
         target_weights=weights,
@@ -106,7 +107,9 @@ def padded(batch: TrainBatch, *, prefix: int, slots: int, targets: int) -> Train
     """Zeros on the right, as a population pads."""
     wanted = dict.fromkeys(("prefix_tokens", "prefix_valid"), prefix)
     wanted |= dict.fromkeys(("row_tokens", "row_valid"), slots)
-    wanted |= dict.fromkeys(("target_slots", "target_tokens", "target_weights"), targets)
+    wanted |= dict.fromkeys(
+        ("target_rows", "target_slots", "target_tokens", "target_weights"), targets
+    )
     student = {}
     for name, length in wanted.items():
         leaf = getattr(batch.student, name)

@@ -125,7 +125,11 @@ def padded(tokens: np.ndarray, room: int, rng, where: str) -> tuple[np.ndarray, 
 
 
 def make_batch(where: str, seed: int) -> Batch:
-    """The sequences in one padded batch: room for 6 prefix and 8 row tokens, 3 rows, 4 targets."""
+    """The sequences in one padded batch: room for 6 prefix and 8 row tokens, 3 rows, 4 targets.
+
+    Each row has a lane of its own where padding is on the right; else all rows are one lane, whose
+    targets stand in any order.
+    """
     rng = np.random.default_rng(seed)
     prefixes, rows, slots, targets = tokens_and_targets()
     prefix_tokens, prefix_valid = map(
@@ -147,10 +151,12 @@ def make_batch(where: str, seed: int) -> Batch:
             target_slots[g, at, kept] = np.flatnonzero(row_valid[g, at])[slots[g][r]]
             target_tokens[g, at, kept] = targets[g][r]
             weights[g, at, kept] = 1
-    return Batch(
-        *map(jnp.asarray, (prefix_tokens, prefix_valid, row_tokens, row_valid)),
-        *map(jnp.asarray, (target_slots, target_tokens, weights)),
-    )
+    targets = np.zeros_like(target_slots), target_slots, target_tokens, weights
+    if where != "right":
+        lanes = np.broadcast_to(np.arange(3)[:, None], (*shape, 4)), *targets[1:]
+        order = rng.permutation(12)
+        targets = [each.reshape(2, 1, 12)[..., order] for each in lanes]
+    return Batch(*map(jnp.asarray, (prefix_tokens, prefix_valid, row_tokens, row_valid, *targets)))
 
 
 # A derivative through four norms a layer, and soft caps or norms of queries and keys besides, loses

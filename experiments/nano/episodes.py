@@ -121,4 +121,6 @@ def make_batch(tokenizer: PieceTokenizer, rng: random.Random, level: Difficulty)
             slots[group, r, :n], targets[group, r, :n] = np.transpose(predicted)
             weights[group, r, :n] = 1
         group += 1
-    return Batch(prefix, prefix_valid, rows, rows_valid, slots, targets, weights)
+    # A list of targets for each row.
+    of_row = np.zeros_like(slots)
+    return Batch(prefix, prefix_valid, rows, rows_valid, of_row, slots, targets, weights)

@@ -130,15 +130,19 @@ def abstract_batch(
     def array(*sizes: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, 1, *sizes), dtype)
 
+    # A lane a device, as `training.data` makes them.
+    targets = devices, rows // devices * lengths.target
+
     def batch(prefix: int) -> Batch:
         return Batch(
             prefix_tokens=array(prefix),
             prefix_valid=array(prefix),
             row_tokens=array(rows, lengths.row),
             row_valid=array(rows, lengths.row),
-            target_slots=array(rows, lengths.target),
-            target_tokens=array(rows, lengths.target),
-            target_weights=array(rows, lengths.target, dtype=jnp.float32),
+            target_rows=array(*targets),
+            target_slots=array(*targets),
+            target_tokens=array(*targets),
+            target_weights=array(*targets, dtype=jnp.float32),
         )
 
     labelled = array(rows, dtype=jnp.float32)

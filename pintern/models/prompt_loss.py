@@ -55,7 +55,7 @@ def prompt_nats(
         last, there = _gather(reading.prefix, ahead), ahead >= 0
 
     # The row's tokens up to the slot that predicts the completion's first one.
-    first = jnp.where(batch.target_weights > 0, batch.target_slots, slot).min(-1, keepdims=True)
+    first = batch.by_row(batch.target_slots, slot).min(-1, keepdims=True)
     prompt = (batch.row_valid > 0) & (jnp.arange(slot) <= first)
     before = _slot_before(batch.row_valid)[..., :-1]
     weights = (prompt & ((before >= 0) | there[..., None])).astype(jnp.float32)

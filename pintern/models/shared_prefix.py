@@ -10,7 +10,7 @@ from typing import NamedTuple
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache, Decoder
@@ -21,23 +21,44 @@ from pintern.models.experts import Routed
 class Batch:
     """Groups of rows, each group under one prefix. Padding has position −1 or weight 0.
 
+    Completions differ in length, so the targets of several rows stand one behind another: padding
+    is at the end of the list and not of every row. Such rows, as many as there are rows to a list
+    and in their order, are a lane. Devices that split the rows need a lane each.
+
     Attributes:
       prefix_tokens: `[group, prefix]`; the prefix axis may be 0.
       prefix_valid: `[group, prefix]`, 1 at real tokens.
       row_tokens: `[group, row, slot]`.
       row_valid: `[group, row, slot]`, 1 at real tokens.
-      target_slots: `[group, row, target]`, slot of the row whose hidden state predicts the target.
-      target_tokens: `[group, row, target]`.
-      target_weights: `[group, row, target]`, 0 where padded.
+      target_rows: `[group, lane, target]`, which of the lane's rows the target is of.
+      target_slots: `[group, lane, target]`, slot of that row whose hidden state predicts it.
+      target_tokens: `[group, lane, target]`.
+      target_weights: `[group, lane, target]`, 0 where padded.
     """
 
     prefix_tokens: Int[Array, "group prefix"]
     prefix_valid: Int[Array, "group prefix"]
     row_tokens: Int[Array, "group row slot"]
     row_valid: Int[Array, "group row slot"]
-    target_slots: Int[Array, "group row target"]
-    target_tokens: Int[Array, "group row target"]
-    target_weights: Float[Array, "group row target"]
+    target_rows: Int[Array, "group lane target"]
+    target_slots: Int[Array, "group lane target"]
+    target_tokens: Int[Array, "group lane target"]
+    target_weights: Float[Array, "group lane target"]
+
+    def at_targets(self, values: Float[Array, "group row"]) -> Float[Array, "group lane target"]:
+        """What each row has, at each of its targets."""
+        group, lane, _ = self.target_rows.shape
+        return jnp.take_along_axis(values.reshape(group, lane, -1), self.target_rows, axis=2)
+
+    def by_row(
+        self, values: Shaped[Array, "group lane target"], other: float
+    ) -> Shaped[Array, "group row target"]:
+        """The values at each row's own targets, and another everywhere else."""
+        group, row, _ = self.row_tokens.shape
+        lane_rows = row // self.target_rows.shape[1]
+        own = self.target_rows[:, :, None] == jnp.arange(lane_rows)[:, None]
+        own &= self.target_weights[:, :, None] > 0
+        return jnp.where(own, values[:, :, None], other).reshape(group, row, -1)
 
 
 def positions_of(
@@ -133,9 +154,13 @@ def read_batch(
 
 def logits_of(
     decoder: Decoder, batch: Batch, reading: Reading
-) -> Float[Array, "group row target vocab"]:
+) -> Float[Array, "group lane target vocab"]:
     """Logits at the batch's targets."""
-    return decoder.logits(jnp.take_along_axis(reading.rows, batch.target_slots[..., None], axis=2))
+    group, lane, _ = batch.target_rows.shape
+    slot, width = reading.rows.shape[2:]
+    at = batch.target_rows * slot + batch.target_slots
+    hidden = reading.rows.reshape(group, lane, -1, width)
+    return decoder.logits(jnp.take_along_axis(hidden, at[..., None], axis=2))
 
 
 def target_logits(
@@ -145,7 +170,7 @@ def target_logits(
     adapter: Adapter | None = None,
     dropout_key: PRNGKeyArray | None = None,
     prefix: tuple[Cache, Int[Array, " group"]] | None = None,
-) -> Float[Array, "group row target vocab"]:
+) -> Float[Array, "group lane target vocab"]:
     """Logits at the targets only: the output matrix never sees a prompt token.
 
     Args:

@@ -21,7 +21,7 @@ _SLACK = 0.03  # likewise, above what the most widths would leave
 
 
 class Shape(NamedTuple):
-    """Static shape of a batch: prefix slots, row slots, target slots."""
+    """Static shape of a batch: slots of the prefix, of a row, and for the targets of a lane."""
 
     prefix: int
     row: int
@@ -33,25 +33,39 @@ def round_up(length: int, multiple: int = _MULTIPLE) -> int:
     return math.ceil(length / multiple) * multiple
 
 
-def make_batch(prefix: Sequence[int], rows: Sequence[Row], shape: Shape) -> Batch:
-    """One group: rows behind one prefix, padded on the right to `shape`."""
+def make_batch(
+    prefix: Sequence[int], rows: Sequence[Row], shape: Shape, *, lane_rows: int = 1
+) -> Batch:
+    """One group: rows behind one prefix, padded on the right to `shape`.
+
+    Args:
+      prefix: ids.
+      rows: a multiple of `lane_rows`.
+      shape: holds them.
+      lane_rows: rows whose targets stand in one list.
+    """
     prefix_tokens = np.zeros((1, shape.prefix), np.int32)
     prefix_valid = np.zeros_like(prefix_tokens)
     prefix_tokens[0, : len(prefix)] = prefix
     prefix_valid[0, : len(prefix)] = 1
     tokens = np.zeros((1, len(rows), shape.row), np.int32)
     valid = np.zeros_like(tokens)
-    slots = np.zeros((1, len(rows), shape.target), np.int32)
-    targets = np.zeros_like(slots)
-    weights = np.zeros(slots.shape, np.float32)
+    of_row = np.zeros((1, len(rows) // lane_rows, shape.target), np.int32)
+    slots, targets = np.zeros_like(of_row), np.zeros_like(of_row)
+    weights = np.zeros(of_row.shape, np.float32)
+    filled = 0
     for r, row in enumerate(rows):
         tokens[0, r, : len(row.tokens)] = row.tokens
         valid[0, r, : len(row.tokens)] = 1
-        wanted = row.tokens[row.start :]
-        slots[0, r, : len(wanted)] = np.arange(row.start - 1, row.start - 1 + len(wanted))
-        targets[0, r, : len(wanted)] = wanted
-        weights[0, r, : len(wanted)] = 1.0
-    return Batch(prefix_tokens, prefix_valid, tokens, valid, slots, targets, weights)
+        lane, place = divmod(r, lane_rows)
+        start = filled if place else 0
+        filled = start + len(row.tokens) - row.start
+        here = (0, lane, slice(start, filled))
+        of_row[here] = place
+        slots[here] = np.arange(row.start, len(row.tokens)) - 1
+        targets[here] = row.tokens[row.start :]
+        weights[here] = 1.0
+    return Batch(prefix_tokens, prefix_valid, tokens, valid, of_row, slots, targets, weights)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +73,13 @@ class Shapes:
     """The few shapes that a level's rows are padded to.
 
     Attributes:
-      rising: the shapes, narrowest rows first; a batch takes the first that holds its longest row.
+      rising: the shapes, narrowest rows first; a batch takes the first that holds its longest row
+        and the targets of each of its lanes. The last one holds any.
+      lane_rows: rows of a lane.
     """
 
     rising: tuple[Shape, ...]
+    lane_rows: int = 1
 
     @classmethod
     def plan(
@@ -74,6 +91,7 @@ class Shapes:
         most: int = _MOST,
         padding: float = _PADDING,
         slack: float = _SLACK,
+        lane_rows: int = 1,
     ) -> Shapes:
         """As few widths as keep padding below a share, each where it saves most.
 
@@ -89,6 +107,7 @@ class Shapes:
           padding: share of the steps' slots, prefix and rows, that may be padding.
           slack: share of slots above those of `most` widths that is worth no further width: where
             padding comes of unlike rows in one step, widths don't help.
+          lane_rows: rows of a lane; the rows of a step are a multiple of it.
         """
         lengths = np.array([len(row.tokens) for row in rows])
         completions = np.array([len(row.tokens) - row.start for row in rows])
@@ -106,21 +125,34 @@ class Shapes:
             ]
             enough = max(real / (1 - padding), (1 + slack) * found[-1][1])
             widths = next(chosen for chosen, slots in found if slots <= enough)
+        # The widest holds any rows; for the narrower ones what their planned steps need will do.
+        targets = [lane_rows * int(completions[lengths <= width].max()) for width in widths]
+        for i in range(len(widths) - 1):
+            own = [
+                list(step)
+                for step, at in zip(steps, np.searchsorted(widths, longest), strict=True)
+                if at == i
+            ]
+            targets[i] = max(_most_targets(completions[step], lane_rows) for step in own)
         return cls(
             tuple(
-                Shape(
-                    prefix=round_up(len(prefix)),
-                    row=width,
-                    target=round_up(int(completions[lengths <= width].max())),
-                )
-                for width in widths
-            )
+                Shape(round_up(len(prefix)), width, round_up(target))
+                for width, target in zip(widths, targets, strict=True)
+            ),
+            lane_rows,
         )
 
     def shape_for(self, rows: Sequence[Row]) -> Shape:
         """The smallest shape that holds these rows."""
         longest = max(len(row.tokens) for row in rows)
-        return next(shape for shape in self.rising if shape.row >= longest)
+        completions = np.array([len(row.tokens) - row.start for row in rows])
+        targets = _most_targets(completions, self.lane_rows)
+        return next(s for s in self.rising if s.row >= longest and s.target >= targets)
+
+
+def _most_targets(completions: np.ndarray, lane_rows: int) -> int:
+    """Targets of the fullest lane, from the `[row]` lengths of a step's completions."""
+    return int(completions.reshape(-1, lane_rows).sum(axis=1).max())
 
 
 def widths_of_level(steps: int) -> int:

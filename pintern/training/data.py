@@ -37,6 +37,7 @@ class TrainingData:
       teacher_shots: examples in the teacher's prompt, or None without a teacher.
       labelled: train on the labelled pairs; False leaves them to retrieval alone.
       widths: row widths of a level at most; each is a program to compile.
+      devices: that the rows of a micro-batch are split over.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class TrainingData:
         teacher_shots: int | None = None,
         labelled: bool = True,
         widths: int = 2,
+        devices: int = 1,
     ):
         self._prompts = prompts
         self._answered = list(answered)
@@ -58,6 +60,7 @@ class TrainingData:
         self._first = 0 if labelled else len(prompts.pool)
         self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
         self._teacher_shots, self._widths = teacher_shots, widths
+        self._lane_rows = batch_rows // accumulate // devices
 
     def __len__(self) -> int:
         return len(self._pieces) - self._first
@@ -88,7 +91,7 @@ class TrainingData:
             for step in range(_PLANNED)
         ]
         prefix = self._prompts.prefix(level.keep_rate)
-        return Shapes.plan(prefix, rows, steps, most=self._widths)
+        return Shapes.plan(prefix, rows, steps, most=self._widths, lane_rows=self._lane_rows)
 
     @functools.cache  # noqa: B019
     def _teacher_shapes(self) -> Shapes:
@@ -109,8 +112,8 @@ class TrainingData:
             shapes = list(dict.fromkeys([*soon, *shapes]))
         found = []
         for shape in shapes:
-            fitting = range(self._first, len(rows))
-            i = next(i for i in fitting if len(rows[i].tokens) <= shape.row)
+            fitting = [i for i in range(self._first, len(rows)) if len(rows[i].tokens) <= shape.row]
+            i = min(fitting, key=lambda i: len(rows[i].tokens) - rows[i].start)
             found.append((shape, self._stack([i] * self._rows, level, shape)))
         return found
 
@@ -166,9 +169,12 @@ class TrainingData:
                 (),
                 [teacher_rows[i] for i in indices],
                 Shape(0, shapes.rising[-1].row, shape.target),
+                lane_rows=self._lane_rows,
             )
         return TrainBatch(
-            student=make_batch(prefix, [rows[i] for i in indices], shape),
+            student=make_batch(
+                prefix, [rows[i] for i in indices], shape, lane_rows=self._lane_rows
+            ),
             labelled=self._labelled[None, indices],
             teacher=teacher,
         )

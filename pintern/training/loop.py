@@ -214,7 +214,7 @@ def check_rows(parts: Parts) -> None:
 
 def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingData:
     """The labelled pairs, and with a teacher the queries of the log that it answers."""
-    config = parts.config
+    config, mesh = parts.config, mesh_of(parts.checkpoint.decoder.embedding[...])
     answered = []
     if teacher and config.distill.unlabelled:
         with Progress("teacher answers", config.distill.unlabelled, unit="querie") as bar:
@@ -229,6 +229,7 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
         teacher_shots=config.distill.shots if teacher else None,
         labelled=config.train.ce_weight > 0 or config.distill.labelled,
         widths=widths_of_level(config.train.steps // len(parts.prompts.curriculum.stages)),
+        devices=rows_over(mesh),
     )
 
 
@@ -258,8 +259,8 @@ def step_row(
 def _prompt_tokens(batch: TrainBatch) -> float:
     """Mean tokens in front of the completion: prefix, and the row's own less its targets."""
     rows = batch.student
-    in_row = rows.row_valid.sum(-1).mean() - rows.target_weights.sum(-1).mean()
-    return round(float(rows.prefix_valid.sum(-1).mean() + in_row), 2)
+    in_rows = rows.row_valid.sum() - rows.target_weights.sum()
+    return round(float(rows.prefix_valid.sum(-1).mean() + in_rows / batch.labelled.size), 2)
 
 
 def _flush(

@@ -169,7 +169,7 @@ def make_step(
         reading = read_batch(decoder, batch.student, adapter=adapter, dropout_key=dropout_key)
         logits = logits_of(decoder, batch.student, reading)
         weights = batch.student.target_weights
-        gold = weights * batch.labelled[..., None]
+        gold = weights * batch.student.at_targets(batch.labelled)
         ce = cross_entropy(logits, batch.student.target_tokens, gold)
         parts = {"ce": ce, "gold_tokens": gold.sum(), "tokens": weights.sum()}
         loss = ce
@@ -189,10 +189,11 @@ def make_step(
             target_logits(decoder, batch.teacher, adapter=teacher.adapter, prefix=teacher.prefix)
         )
         if by_confidence:
-            nats = jnp.sum(token_nats(wanted, batch.student.target_tokens) * weights, axis=-1)
-            weights = weights * jnp.exp(-nats)[..., None]
+            nats = token_nats(wanted, batch.student.target_tokens)
+            nats = batch.student.by_row(nats * weights, 0.0).sum(-1)
+            weights = weights * batch.student.at_targets(jnp.exp(-nats))
         if not distill_labelled:
-            weights = weights * (1.0 - batch.labelled)[..., None]
+            weights = weights * batch.student.at_targets(1.0 - batch.labelled)
         parts["kl"] = kl_divergence(wanted, logits, weights, temperature, top_k)
         return loss + distill_weight * parts["kl"], parts
 
