@@ -8,6 +8,9 @@
 A real run, read back from its own `metrics.jsonl` and `timings.jsonl`; without NL2Bash in --data it
 is the company task. Every program is compiled anew. The first one can't be compiled beside any
 training: what it costs is told apart, and doesn't count as a stage change.
+
+How many row widths a level gets depends on how long it is trained on, and padding on these: the
+padding of a run of --long steps is told as well, by making its batches and training on none.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from absl import flags
 from benchmarks import measure
 from pintern import cli
 
-STEPS = flags.DEFINE_integer("steps", 240, "Of the run; a multiple of 20.")
+STEPS = flags.DEFINE_integer("steps", 600, "Of the run; a multiple of 20.")
+LONG = flags.DEFINE_integer("long", 2400, "Steps of the run whose padding is told besides.")
 STAGES = flags.DEFINE_integer("stages", 4, "Levels from the full prompt to the query alone.")
 ROWS = flags.DEFINE_integer("rows", 4, "Of a step.")
 PLAN = flags.DEFINE_boolean(
@@ -65,9 +69,9 @@ def main(_: list[str]) -> None:
 
     jax.config.update("jax_enable_compilation_cache", False)
     print(measure.versions(), flush=True)
-    config = run_config()
+    config = run_config(STEPS.value)
     if PLAN.value:
-        print_planned_padding(config)
+        planned_padding(config)
         return
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
@@ -93,6 +97,8 @@ def main(_: list[str]) -> None:
         f"longest wait at a stage change {worst:.1%} of the stage (at most {STALL:.0%}); "
         f"padding {padding:.1%} in all (at most {PADDING:.0%})"
     )
+    print(f"A run of {LONG.value:,} steps:")
+    planned = planned_padding(run_config(LONG.value))
     measure.save(
         [
             measure.Result(
@@ -100,12 +106,13 @@ def main(_: list[str]) -> None:
             ),
             measure.Result("curriculum_stall", None, worst, None, None, "share of the stage"),
             measure.Result("curriculum_padding", None, padding, None, None, "share of slots"),
+            measure.Result("curriculum_long_padding", None, planned, None, None, "share of slots"),
         ],
         "cpu" if jax.default_backend() == "cpu" else "gpu",
     )
 
 
-def run_config() -> Any:
+def run_config(steps: int) -> Any:
     """Linear stages over NL2Bash, LoRA on every map of the bundled model."""
     from pintern.config import default_config, validate
 
@@ -113,13 +120,13 @@ def run_config() -> Any:
     if (Path(DATA.value) / "all.nl").is_file():
         config.task.kind, config.task.data = "nl2bash", DATA.value
     config.curriculum.stages = STAGES.value
-    config.train.update(steps=STEPS.value, batch_rows=ROWS.value, log_every=_EVERY)
-    config.checkpoint.every = STEPS.value
+    config.train.update(steps=steps, batch_rows=ROWS.value, log_every=_EVERY)
+    config.checkpoint.every = steps
     return validate(config)
 
 
-def print_planned_padding(config: Any) -> None:
-    """Level by level: share of the slots, prefix and rows, that a run's batches would pad."""
+def planned_padding(config: Any) -> float:
+    """Share of the slots, prefix and rows, that a run's batches would pad; printed by level too."""
     from pintern.assemble import assemble
     from pintern.training.loop import load_data
 
@@ -141,6 +148,7 @@ def print_planned_padding(config: Any) -> None:
         print(f"{name:<12} {padded[name] / size:>8.1%}")
     total = sum(padded.values()) / sum(slots.values())
     print(f"padding {total:.1%} in all (at most {PADDING:.0%}), with {programs} programs")
+    return total
 
 
 def level_name(keep_rate: float, shots: int) -> str:

@@ -30,6 +30,7 @@ class Case:
       virtual: length of the soft prompt; 0 is LoRA on every linear map.
       prefix: ids that stand in front of every row.
       ours: rows of each of our steps.
+      planned: steps on whose lengths the shapes are planned, as a run plans them before it starts.
       peer: the same rows in the order that a PEFT user's shuffled loader gives.
       micro: rows of a PEFT micro-batch; gradients of as many as make a step are accumulated.
       repeats: timed runs of each side.
@@ -40,23 +41,27 @@ class Case:
     virtual: int
     prefix: tuple[int, ...]
     ours: tuple[tuple[Row, ...], ...]
+    planned: tuple[tuple[Row, ...], ...]
     peer: tuple[tuple[Row, ...], ...]
     micro: int
     repeats: int = 1
 
     def our_batches(self) -> list[TrainBatch]:
         """Each step's batch, padded to the few shapes that a run would have."""
-        rows = [row for step in self.ours for row in step]
-        steps = np.arange(len(rows)).reshape(len(self.ours), -1)
-        shapes = Shapes.plan(self.prefix, rows, steps)
+        shapes = self._shapes(self.planned)
         return [self._batch(step, shapes) for step in self.ours]
 
     def checked_batch(self) -> TrainBatch:
         """The peer's first step in our form: one step's rows on which both are compared."""
-        return self._batch(self.peer[0], Shapes.plan(self.prefix, self.peer[0]))
+        return self._batch(self.peer[0], self._shapes(self.peer[:1]))
+
+    def _shapes(self, planned: tuple[tuple[Row, ...], ...]) -> Shapes:
+        rows = [row for step in planned for row in step]
+        steps = np.arange(len(rows)).reshape(len(planned), -1)
+        return Shapes.plan(self.prefix, rows, steps, lane_rows=len(planned[0]))
 
     def _batch(self, rows: tuple[Row, ...], shapes: Shapes) -> TrainBatch:
-        batch = make_batch(self.prefix, rows, shapes.shape_for(rows))
+        batch = make_batch(self.prefix, rows, shapes.shape_for(rows), lane_rows=len(rows))
         whole = TrainBatch(student=batch, labelled=np.ones((1, len(rows)), np.float32))
         return _map(lambda x: np.asarray(x)[None], whole)
 
@@ -180,7 +185,8 @@ def recurrent(
     )
     # More rows at once don't fit: PEFT keeps activations and logits of every row's whole prompt.
     name = name or f"train_recurrent_{rows}"
-    return Case(name, target, 0, prefix, (step,), (step,), micro=8, repeats=2 if rows <= 8 else 1)
+    steps = (step,)
+    return Case(name, target, 0, prefix, steps, steps, steps, 8, repeats=2 if rows <= 8 else 1)
 
 
 def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tuple) -> Case:
@@ -189,26 +195,31 @@ def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tu
     return dataclasses.replace(case, virtual=virtual, micro=rows, repeats=3)
 
 
-def plain(target: float, vocab: int, *, data: Path, rows: int, steps: int = 16) -> Case:
-    """A slice of an epoch of ragged rows without a prompt, each side in its own order.
+def plain(
+    target: float, vocab: int, *, data: Path, rows: int, steps: int = 16, window: int = 64
+) -> Case:
+    """The first steps of an epoch of ragged rows without a prompt, each side in its own order.
 
     Args:
       target: ratio.
       vocab: ids are folded into it.
       data: folder with NL2Bash and GPT-2's tokenizer; lengths are drawn where it isn't there.
       rows: of a step.
-      steps: of the slice; our order is a run's own, which sorts the slice's rows by length.
+      steps: that are made. The peer gets the same rows, shuffled.
+      window: steps whose rows our order sorts by length together, and then shuffles step by step:
+        as many as in a run.
     """
-    drawn = nl2bash_rows(data, vocab, rows * steps)
+    drawn = nl2bash_rows(data, vocab, rows * window)
     lengths = np.array([len(row.tokens) for row in drawn])
-    epoch = range(steps)
+    epoch = range(window)
     ours = [step_indices(i, lengths, rows=rows, seed=0, stretch=epoch) for i in epoch]
-    theirs = np.random.default_rng(1).permutation(len(drawn)).reshape(steps, rows)
+    theirs = np.random.default_rng(1).permutation(np.concatenate(ours[:steps]))
 
     def pick(order: Any) -> tuple[tuple[Row, ...], ...]:
         return tuple(tuple(drawn[i] for i in step) for step in order)
 
-    return Case("train_plain", target, 0, (), pick(ours), pick(theirs), micro=rows)
+    mine, other = pick(ours[:steps]), pick(theirs.reshape(steps, rows))
+    return Case("train_plain", target, 0, (), mine, pick(ours), other, micro=rows)
 
 
 def nl2bash_rows(data: Path, vocab: int, count: int) -> list[Row]:
