@@ -7,13 +7,11 @@ apart.
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import measure
 from benchmarks.shared_models import pintern_model, torch_model
 from benchmarks.training_cases import ALPHA, RANK, Case
 
@@ -107,16 +105,13 @@ class Ours:
         """Makes the programs of these batches' shapes."""
         import jax
 
-        new = {tuple(x.shape for x in jax.tree.leaves(batch)): batch for batch in batches}
-        new = {shape: batch for shape, batch in new.items() if shape not in self._programs}
-
-        def compiled(batch: Any) -> Any:
-            return self._jitted.lower(self._state, self._base, batch, None, self._key).compile()
-
-        began = time.perf_counter()
-        with ThreadPoolExecutor(measure.cores()) as pool:
-            self._programs |= zip(new, pool.map(compiled, new.values()), strict=True)
-        self.compile_seconds += time.perf_counter() - began
+        for batch in batches:
+            shape = tuple(x.shape for x in jax.tree.leaves(batch))
+            if shape not in self._programs:
+                began = time.perf_counter()
+                lowered = self._jitted.lower(self._state, self._base, batch, None, self._key)
+                self._programs[shape] = lowered.compile()
+                self.compile_seconds += time.perf_counter() - began
 
     def run(self, batches: list[Any]) -> None:
         """Makes a step of each batch, and returns when all is done."""
