@@ -26,7 +26,7 @@ from absl import flags
 from benchmarks import measure
 from pintern import cli
 
-STEPS = flags.DEFINE_integer("steps", 600, "Of the run; a multiple of 20.")
+STEPS = flags.DEFINE_integer("steps", 400, "Of the run; a multiple of 20.")
 LONG = flags.DEFINE_integer("long", 2400, "Steps of the run whose padding is told besides.")
 STAGES = flags.DEFINE_integer("stages", 4, "Levels from the full prompt to the query alone.")
 ROWS = flags.DEFINE_integer("rows", 4, "Of a step.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import platform
@@ -127,6 +128,26 @@ def floor_seconds(
 ) -> float:
     """The longer of computing `flops` and reading `size` bytes."""
     return max(flops / rate.value, size / band.value if band else 0.0)
+
+
+_compiled: list[str] = []
+
+
+@functools.cache
+def _count_compilations() -> None:
+    import jax
+
+    def listen(event: str, _: float, **__: Any) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            _compiled.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
+def compilations() -> int:
+    """Programs that XLA has compiled, or read from its cache, since this was first asked."""
+    _count_compilations()
+    return len(_compiled)
 
 
 def matrix_rate() -> Rate:

@@ -9,6 +9,7 @@ from pintern.prompts.rows import Row
 from pintern.training.batches import (
     Shape,
     Shapes,
+    first_steps,
     make_batch,
     padding_share,
     round_up,
@@ -84,6 +85,13 @@ def test_a_step_holds_rows_of_like_length():
     lengths = lengths_of(640)
     spread = [np.ptp(lengths[step_indices(s, lengths, rows=8, seed=0)]) for s in range(80)]
     assert np.mean(spread) < 0.25 * np.ptp(lengths)
+
+
+@pytest.mark.parametrize("count", [5, WINDOW, 2 * WINDOW + 3])
+def test_first_steps_are_those_of_training(count):
+    lengths = lengths_of(90)
+    alone = [step_indices(step, lengths, rows=4, seed=3) for step in range(count)]
+    np.testing.assert_array_equal(first_steps(count, lengths, rows=4, seed=3), alone)
 
 
 def steps_of(rows: list[Row], count: int = 40) -> list[np.ndarray]:

@@ -216,6 +216,17 @@ def step_indices(
     start = stretch.start if stretch else 0
     first = step - (step - start) % _WINDOW
     count = min(_WINDOW, stretch.stop - first) if stretch else _WINDOW
+    return _window(first, count, lengths, rows, seed)[step - first]
+
+
+def first_steps(count: int, lengths: np.ndarray, *, rows: int, seed: int) -> np.ndarray:
+    """`[step, rows]` indices of the first steps, each as `step_indices` gives it."""
+    starts = range(0, count, _WINDOW)
+    windows = [_window(first, _WINDOW, lengths, rows, seed) for first in starts]
+    return np.concatenate(windows)[:count]
+
+
+def _window(first: int, count: int, lengths: np.ndarray, rows: int, seed: int) -> np.ndarray:
     drawn = np.empty(count * rows, np.int64)
     filled = 0
     while filled < len(drawn):
@@ -226,7 +237,7 @@ def step_indices(
         filled += len(taken)
     steps = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(count, rows)
     shuffled = np.random.default_rng([seed, first, 2]).permutation(count)
-    return steps[shuffled[step - first]]
+    return steps[shuffled]
 
 
 def padding_share(batch: Batch) -> float:

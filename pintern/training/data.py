@@ -15,6 +15,7 @@ from pintern.prompts.task import Example
 from pintern.training.batches import (
     Shape,
     Shapes,
+    first_steps,
     make_batch,
     padding_share,
     step_indices,
@@ -86,10 +87,7 @@ class TrainingData:
     def shapes(self, level: Level) -> Shapes:
         """The shapes of a level, planned on the lengths that its steps would have from 0 on."""
         rows, lengths = self.rows(level.shots)[self._first :], self._lengths(level.shots)
-        steps = [
-            step_indices(step, lengths, rows=self._rows, seed=self._seed)
-            for step in range(_PLANNED)
-        ]
+        steps = first_steps(_PLANNED, lengths, rows=self._rows, seed=self._seed)
         prefix = self._prompts.prefix(level.keep_rate)
         return Shapes.plan(prefix, rows, steps, most=self._widths, lane_rows=self._lane_rows)
 
