@@ -1,14 +1,20 @@
 """Self-information of text under a model: what the compressor ranks words by."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Int
 
 from pintern.errors import UserError
 from pintern.models.decoder import Decoder
 from pintern.models.sharding import fetch
+from pintern.models.shared_prefix import token_nats
+
+_AT_ONCE = 256  # positions
 
 
 def surprisal_of(decoder: Decoder, bos: Sequence[int]) -> Callable[[Sequence[int]], np.ndarray]:
@@ -26,18 +32,23 @@ def surprisal_of(decoder: Decoder, bos: Sequence[int]) -> Callable[[Sequence[int
                 f"A text to be ranked has {len(tokens)} tokens; the model's context is {limit}.",
                 "Use a shorter template, or a compressor that does not read it with the model.",
             )
-        # In chunks of the vocabulary's width the logits of a long text would be large: one at a
-        # time per 256 positions is enough.
-        hidden, _ = decoder(tokens[None, None], jnp.arange(len(tokens))[None, None])
-        log_probs = []
-        for start in range(0, len(tokens) - 1, 256):
-            part = hidden[0, 0, start : min(start + 256, len(tokens) - 1)]
-            rows = jax.nn.log_softmax(decoder.logits(part), axis=-1)
-            following = tokens[start + 1 : start + 1 + part.shape[0]]
-            log_probs.append(jnp.take_along_axis(rows, following[:, None], axis=-1)[:, 0])
-        found = -np.concatenate([fetch(p) for p in log_probs]) / np.log(2)
+        found = fetch(_nats(*nnx.split(decoder), tokens)) / np.log(2)
         if not bos:
             found = np.concatenate([[np.log2(decoder.config.vocab_size)], found])
         return found
 
     return bits
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _nats(
+    graph: nnx.GraphDef, state: nnx.State, tokens: Int[Array, " token"]
+) -> Float[Array, " token-1"]:
+    decoder = nnx.merge(graph, state)
+    hidden, _ = decoder(tokens[None, None], jnp.arange(len(tokens))[None, None])
+    # The logits of a long text would be large: those of so many positions at a time are enough.
+    ends = range(0, len(tokens) - 1, _AT_ONCE)
+    parts = [slice(start, min(start + _AT_ONCE, len(tokens) - 1)) for start in ends]
+    following = tokens[1:]
+    nats = [token_nats(decoder.logits(hidden[0, 0, part]), following[part]) for part in parts]
+    return jnp.concatenate([jnp.zeros(0), *nats])
