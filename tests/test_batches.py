@@ -2,6 +2,8 @@
 
 import itertools
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -219,6 +221,19 @@ def test_a_batch_holds_prefix_rows_and_targets(seed, lane_rows):
         after = batch.row_tokens[0, r][batch.target_slots[0, lane][real] + 1]
         np.testing.assert_array_equal(after, batch.target_tokens[0, lane][real])
     assert batch.target_weights.sum() == sum(len(row.tokens) - row.start for row in rows)
+
+
+@pytest.mark.parametrize("lane_rows", [1, 2, 4])
+def test_rows_and_their_targets_find_each_other(lane_rows):
+    rows = [Row([1] * (2 + n), 2) for n in (3, 1, 4, 2)]
+    batch = make_batch((), rows, Shape(0, 8, 4 * lane_rows), lane_rows=lane_rows)
+    batch = jax.tree.map(jnp.asarray, batch)
+    numbers = batch.at_targets(jnp.array([[1.0, 2.0, 3.0, 4.0]]))
+    real = batch.target_weights > 0
+    assert np.asarray(numbers)[real].tolist() == [1, 1, 1, 2, 3, 3, 3, 3, 4, 4]
+    # Padding stands at a row too, and must not count for it.
+    by_row = np.asarray(batch.by_row(numbers, 0.0))
+    assert by_row.sum(-1).tolist() == [[3, 2, 12, 8]]
 
 
 def test_an_empty_prefix_has_no_slots():

@@ -127,13 +127,10 @@ class Shapes:
             widths = next(chosen for chosen, slots in found if slots <= enough)
         # The widest holds any rows; for the narrower ones what their planned steps need will do.
         targets = [lane_rows * int(completions[lengths <= width].max()) for width in widths]
-        for i in range(len(widths) - 1):
-            own = [
-                list(step)
-                for step, at in zip(steps, np.searchsorted(widths, longest), strict=True)
-                if at == i
-            ]
-            targets[i] = max(_most_targets(completions[step], lane_rows) for step in own)
+        if len(widths) > 1:
+            taken = np.searchsorted(widths, longest)
+            needed = np.array([_most_targets(completions[list(s)], lane_rows) for s in steps])
+            targets[:-1] = [int(needed[taken == i].max()) for i in range(len(widths) - 1)]
         return cls(
             tuple(
                 Shape(round_up(len(prefix)), width, round_up(target))
