@@ -3,12 +3,16 @@
 import re
 import sys
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from prompt_samples import TEMPLATE, TOKENIZERS, tiny_tokenizer, unigram_bits
+from tiny_models import VOCAB, random_decoder
 
 from pintern.config.checks import CHOICES
 from pintern.errors import UserError
+from pintern.models.surprisal import surprisal_of
 from pintern.prompts.compressors.make import COMPRESSORS, make_compressor
 from pintern.prompts.compressors.rates import TOLERANCE, keep_rate_of
 from pintern.prompts.compressors.self_information import SelfInformationCompressor
@@ -140,6 +144,22 @@ def test_information_is_a_mean_so_that_long_words_are_not_favoured():
     compress = SelfInformationCompressor(tokenizer, lambda _: np.where(of_short, 3.0, 1.0))
     rate = len(tokenizer.encode(" ".join([short] * 40))) / len(spans)
     assert set(compress(text, rate).split()) == {short}
+
+
+@pytest.mark.parametrize("bos", [(), (1,)])
+def test_surprisal_is_the_models_own(bos, monkeypatch):
+    """Against one pass over the whole text; its logits are made a few positions at a time."""
+    monkeypatch.setattr("pintern.models.surprisal._AT_ONCE", 5)
+    decoder = random_decoder("gpt2")
+    ids = np.random.default_rng(0).integers(2, VOCAB, 23).tolist()
+    tokens = jnp.array([*bos, *ids])
+    hidden, _ = decoder(tokens[None, None], jnp.arange(len(tokens))[None, None])
+    log_probs = jax.nn.log_softmax(decoder.logits(hidden[0, 0, :-1]))
+    wanted = -log_probs[jnp.arange(len(tokens) - 1), tokens[1:]] / np.log(2)
+    first = [] if bos else [np.log2(VOCAB)]
+    found = surprisal_of(decoder, bos)(ids)
+    np.testing.assert_allclose(found, [*first, *wanted], rtol=1e-4)
+    np.testing.assert_allclose(surprisal_of(decoder, ())(ids[:1]), [np.log2(VOCAB)])
 
 
 def test_surprisal_is_asked_once_per_text():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from benchmarks import measure
@@ -45,6 +46,15 @@ def test_a_side_that_fails_says_which_and_why(side):
     with pytest.raises(RuntimeError, match="no such batch") as told:
         side.ask("fails")
     assert str(told.value).startswith("answers --rows=8 ended:")
+
+
+def test_compiled_programs_are_counted():
+    twice = jax.jit(lambda x: 2 * x + 0.1234)
+    before = measure.compilations()
+    twice(1.0)
+    once = measure.compilations()
+    twice(2.0)
+    assert before < once == measure.compilations()
 
 
 def test_timings_are_medians_by_turns():
