@@ -85,6 +85,15 @@ def test_what_a_row_is_batched_with_changes_nothing():
     assert generate(batch_rows=5) == generate(batch_rows=2)
 
 
+@pytest.mark.parametrize("layout", ["unrolled", "stacked"])
+def test_one_row_at_a_time_gets_the_same(layout, monkeypatch):
+    """Its keys and values are read and written without the axis of rows."""
+    together = generate(trained_adapter())
+    if layout == "stacked":
+        monkeypatch.setattr("pintern.evaluation.decode._on_one_cpu", lambda base: False)
+    assert generate(trained_adapter(), batch_rows=1) == together
+
+
 def test_a_completion_ends_before_eos():
     whole = generate()
     eos = whole[0][2]

@@ -91,10 +91,10 @@ def read_rows(
     decoder: Decoder = nnx.merge(graph, base)
     cache, start = prefilled
     positions = positions_of(valid, start[:, None])
-    hidden, cache = decoder(tokens, positions, cache, adapter=adapter)
     last = valid.shape[-1] - 1 - jnp.argmax(valid[..., ::-1], axis=-1)
-    at_last = jnp.take_along_axis(hidden, last[..., None, None], axis=2)[:, :, 0]
-    return Read(cache.rows, cache.row_positions, decoder.logits(at_last), positions.max(-1) + 1)
+    hidden, cache = decoder(tokens, positions, cache, wanted=last[..., None], adapter=adapter)
+    logits = decoder.logits(hidden[:, :, 0])
+    return Read(cache.rows, cache.row_positions, logits, positions.max(-1) + 1)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -252,5 +252,9 @@ def advance(
             keys,
         )
 
-    places = places._replace(cache=places.cache.replace(length=0, routed=None))
-    return jax.lax.while_loop(goes_on, one_token, places)
+    cache = places.cache.replace(length=0, routed=None)
+    if places.token.shape[1] > 1:
+        return jax.lax.while_loop(goes_on, one_token, places._replace(cache=cache))
+    places = places._replace(cache=cache.without_row_axis())
+    places = jax.lax.while_loop(goes_on, one_token, places)
+    return places._replace(cache=places.cache.with_row_axis())

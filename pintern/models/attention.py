@@ -129,7 +129,7 @@ class Attention(nnx.Module):
         group, row, query, heads, dim = q.shape
         q = q.reshape(group, row, query, self.kv_heads, heads // self.kv_heads, dim) * self.scale
         q = jnp.transpose(q, (0, 3, 1, 4, 2, 5))  # g k r h t d
-        read = _read_written if own.keys.ndim == 4 else _read_rows
+        read = _read_rows if own.keys.ndim == 5 else _read_written
         segments = [(read, own, masks.own, masks.own_distance)]
         if prefix is not None:
             segments.append((_read_prefix, prefix, masks.prefix, masks.prefix_distance))
@@ -182,20 +182,20 @@ def _products(q: Array, kv: KV, axes: str) -> tuple[Array, Callable[[Array], Arr
 
 
 def _read_written(q: Array, kv: KV) -> tuple[Array, Callable[[Array], Array]]:
-    """What decoding writes into, `[group·kv_head, row, slot, dim]`: read as it lies.
+    """What decoding writes into, `[group·kv_head, (row,) slot, dim]`: read as it lies.
 
     Any other shape or order, and XLA:CPU would write a copy of it with every token.
     """
     *lead, dim = q.shape
-    flat = q.reshape(*kv.keys.shape[:2], -1, dim)
-    slots = kv.keys.shape[2]
+    *owner, slots, _ = kv.keys.shape
+    flat = q.reshape(*owner, -1, dim)
 
     def weigh(weights: Array) -> Array:
         weights = weights.reshape(*flat.shape[:-1], slots)
-        return jnp.einsum("nrxs,nrsd->nrxd", weights, kv.values.astype(q.dtype)).reshape(q.shape)
+        return jnp.einsum("...xs,...sd->...xd", weights, kv.values.astype(q.dtype)).reshape(q.shape)
 
-    score = jnp.einsum("nrsd,nrxd->nrsx", kv.keys.astype(q.dtype), flat)
-    return jnp.moveaxis(score, 2, 3).reshape(*lead, slots), weigh
+    score = jnp.einsum("...sd,...xd->...sx", kv.keys.astype(q.dtype), flat)
+    return score.swapaxes(-1, -2).reshape(*lead, slots), weigh
 
 
 def visible(

@@ -34,24 +34,29 @@ class Block(nnx.Module):
         attend: Callable[[Array], tuple[Array, Any]],
         adapter: LayerAdapter,
         real: Bool[Array, "group row slot"],
-    ) -> tuple[Float[Array, "group row slot model"], Any, Routed | None]:
+        pick: Callable[[Array], Array],
+    ) -> tuple[Float[Array, "group row read model"], Any, Routed | None]:
         """Adds what attention and MLP make of `hidden`.
 
         Args:
           hidden: the residual stream.
-          attend: maps the attention's input to its result, and gives what is to be kept of it.
+          attend: maps the attention's input to its result at the slots that are picked, and gives
+            what is to be kept of it.
           adapter: this layer's.
           real: which tokens are no padding, for the router's statistics.
+          pick: takes `[group, row, slot, …]` at the slots whose hidden states are asked for.
 
         Returns:
           the residual stream, what `attend` gave to keep, and the routing where there are experts.
         """
         if self.norm_placement == "post":
             mixed, kept = attend(hidden)
+            hidden, real = pick(hidden), pick(real)
             hidden = self.attention_norm(hidden + mixed)
             out, routed = self._feed(hidden, adapter, real)
             return self.mlp_norm(hidden + out), kept, routed
         mixed, kept = attend(self.attention_norm(hidden))
+        hidden, real = pick(hidden), pick(real)
         if self.attention_post_norm is not None:
             mixed = self.attention_post_norm(mixed)
         before, hidden = hidden, hidden + mixed

@@ -12,6 +12,8 @@ from jaxtyping import Array, Float, Int
 from pintern.models.attention import KV
 from pintern.models.experts import Routed
 
+_ROW = -3  # axis of keys and values: row, slot, dim
+
 
 @flax.struct.dataclass
 class Cache:
@@ -22,7 +24,7 @@ class Cache:
         of an unrolled decoder a tuple over the layers, without that axis. `rows` likewise.
       prefix_positions: `[group, prefix_slot]`, −1 where padded, or None.
       rows: `[layer, group, kv_head, row, slot, dim]`, or None before the first row token; with room
-        for more, `[layer, group·kv_head, row, slot, dim]`.
+        for more, `[layer, group·kv_head, row, slot, dim]`, see `without_row_axis` too.
       row_positions: `[group, row, slot]`, −1 where padded or not yet written.
       length: slots of `rows` that are written.
       routed: what the routers did with the tokens read so far; None without experts.
@@ -56,6 +58,18 @@ class Cache:
                 self.row_positions, [(0, 0), (0, 0), (0, slots)], constant_values=-1
             ),
         )
+
+    def without_row_axis(self) -> Cache:
+        """A single row's room as `[layer, group·kv_head, slot, dim]`, to be read and written.
+
+        XLA leaves an axis of one out of a product, and then writes every token twice: into the
+        room as it is, and into a copy of it without that axis.
+        """
+        return self.replace(rows=jax.tree.map(lambda x: x.squeeze(_ROW), self.rows))
+
+    def with_row_axis(self) -> Cache:
+        """As before `without_row_axis`."""
+        return self.replace(rows=jax.tree.map(lambda x: jnp.expand_dims(x, _ROW), self.rows))
 
 
 def join_prefixes(
@@ -112,4 +126,10 @@ def merge_heads(
 
 def write_rows(rows: KV, new: KV, start: Int[Array, ""] | int) -> KV:
     """One layer's rows with room, and `[group, kv_head, row, slot, dim]` in it from `start` on."""
-    return jax.tree.map(lambda old, x: write_slots(old, merge_heads(x), start, axis=2), rows, new)
+
+    def write(old: Array, x: Array) -> Array:
+        x = merge_heads(x)
+        x = x if x.ndim == old.ndim else x.squeeze(_ROW)
+        return write_slots(old, x, start, axis=old.ndim - 2)
+
+    return jax.tree.map(write, rows, new)

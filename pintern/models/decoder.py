@@ -16,7 +16,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models import fused
@@ -106,20 +106,25 @@ class Decoder(nnx.Module):
         positions: Int[Array, "group row slot"],
         cache: Cache | None = None,
         *,
+        wanted: Int[Array, "group row wanted"] | None = None,
         adapter: Adapter | None = None,
         dropout_key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "group row slot model"], Cache]:
+    ) -> tuple[Float[Array, "group row read model"], Cache]:
         """Reads tokens (or embeddings, for soft prompts) and returns hidden states and the cache.
 
         Args:
           inputs: token ids, or embeddings as `embed` gives them.
           positions: place of each token in its whole sequence, prefix included; −1 is padding.
           cache: what was read before; None at the start.
+          wanted: slots whose hidden states are asked for; all of them where it is None. Of a list
+            of blocks, the last one then makes no others. Not together with dropout, whose draws
+            go by slot.
           adapter: LoRA pairs to apply; its soft prompt is *not* added here (see `prefill`).
           dropout_key: switches LoRA dropout on.
 
         Returns:
-          hidden states after the final norm, and the cache with these tokens added to its rows.
+          hidden states after the final norm, of each slot or of the wanted ones, and the cache with
+          these tokens added to its rows.
         """
         cache = cache or Cache()
         hidden = inputs if inputs.ndim == 4 else self.embed(inputs)
@@ -144,7 +149,9 @@ class Decoder(nnx.Module):
 
         graph: nnx.GraphDef
 
-        def layer(hidden: Array, xs: Layer) -> tuple[Array, tuple[KV, Routed | None]]:
+        def layer(
+            hidden: Array, xs: Layer, wanted: Array | None = None
+        ) -> tuple[Array, tuple[KV, Routed | None]]:
             block = nnx.merge(graph, xs.block)
             share = LayerAdapter(xs.lora, scale, rate, xs.key)
             rotary, masks = view
@@ -157,10 +164,11 @@ class Decoder(nnx.Module):
                 q, new = block.attention.project(x, rotary, share)
                 new = KV(whole_slots(new.keys), whole_slots(new.values))
                 own = new if xs.rows is None else write_rows(xs.rows, new, cache.length)
-                mixed = fused.attend(block.attention, q, xs.prefix, own, masks)
+                seen = jax.tree.map(lambda mask: _at(mask, wanted), masks)
+                mixed = fused.attend(block.attention, _at(q, wanted), xs.prefix, own, seen)
                 return block.attention.output(mixed, share), own
 
-            hidden, own, routed = block(hidden, attend, share, real)
+            hidden, own, routed = block(hidden, attend, share, real, lambda x: _at(x, wanted))
             return split_hidden(hidden), (own, routed)
 
         windowed = jnp.asarray(self.config.windowed) if self.config.windowed else None
@@ -171,7 +179,8 @@ class Decoder(nnx.Module):
                 graph, weights = nnx.split(block)
                 lora, key, local = jax.tree.map(operator.itemgetter(i), shares)
                 prefix, before = (part and part[i] for part in (cache.prefix, cache.rows))
-                hidden, own = layer(hidden, Layer(weights, lora, prefix, before, key, local))
+                xs = Layer(weights, lora, prefix, before, key, local)
+                hidden, own = layer(hidden, xs, wanted if i + 1 == len(self.blocks) else None)
                 kept.append(own)
             rows, routed = zip(*kept, strict=True)
             routed = None if routed[0] is None else jax.tree.map(lambda *x: jnp.stack(x), *routed)
@@ -181,6 +190,7 @@ class Decoder(nnx.Module):
             hidden, (rows, routed) = jax.lax.scan(
                 body, hidden, Layer(stacked, lora, cache.prefix, cache.rows, keys, windowed)
             )
+            hidden = _at(hidden, wanted)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         if routed is not None and cache.routed is not None:
@@ -214,3 +224,12 @@ class Decoder(nnx.Module):
                 _, width_in, width_out = module.kernel.shape
                 found[module.name] = (width_in, width_out)
         return dict(sorted(found.items()))
+
+
+def _at(
+    x: Shaped[Array, "group row slot *rest"], wanted: Int[Array, "group row wanted"] | None
+) -> Shaped[Array, "group row read *rest"]:
+    """What stands at the wanted slots; all of it where none are named."""
+    if wanted is None:
+        return x
+    return jnp.take_along_axis(x, wanted.reshape(*wanted.shape, *(1,) * (x.ndim - 3)), axis=2)

@@ -1,6 +1,5 @@
 """The pieces of a block: norms, linear maps with an optional LoRA update, MLP."""
 
-import functools
 from typing import Literal, NamedTuple
 
 import jax
@@ -204,14 +203,16 @@ class MLP(nnx.Module):
         self, x: Float[Array, "*batch model"], adapter: LayerAdapter
     ) -> Float[Array, "*batch model"]:
         """Maps `[..., model]` to `[..., model]`."""
-        gate = None if self.gate is None else self.gate(x, adapter)
-        return self.down(self._inner(self.up(x, adapter), gate), adapter)
-
-    # Made again in the backward pass: else every step within the activation is kept for it, several
-    # times the width of the block's widest array.
-    @functools.partial(jax.checkpoint, static_argnums=0)
-    def _inner(
-        self, up: Float[Array, "*batch inner"], gate: Float[Array, "*batch inner"] | None
-    ) -> Float[Array, "*batch inner"]:
         act = ACTIVATIONS[self.activation]
-        return act(up) if gate is None else act(gate) * up
+
+        # The activation is made again in the backward pass: else every step within it, and what
+        # `down` read for its LoRA pair, is kept, each of the block's greatest width. Of `down`
+        # itself nothing is made again, since its product is not needed there.
+        @jax.checkpoint
+        def after_up(
+            up: Float[Array, "*batch inner"], gate: Float[Array, "*batch inner"] | None
+        ) -> Float[Array, "*batch model"]:
+            return self.down(act(up) if gate is None else act(gate) * up, adapter)
+
+        gate = None if self.gate is None else self.gate(x, adapter)
+        return after_up(self.up(x, adapter), gate)

@@ -1,0 +1,53 @@
+"""A decoder makes the hidden states that are asked for, whichever way its blocks lie."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny_models import VOCAB, random_adapter, random_decoder
+
+from pintern.evaluation.unroll import unrolled
+from pintern.models.decoder import Decoder
+from pintern.models.shared_prefix import positions_of, prefill
+
+# Every placement of norms, penalties on distance, windows of some layers, experts.
+KINDS = ("gpt2", "bloom", "gpt_neox", "gemma2", "mixtral", "post")
+
+
+def decoder_of(kind: str) -> Decoder:
+    if kind != "post":
+        return random_decoder(kind)
+    config = dataclasses.replace(random_decoder("opt").config, norm_placement="post")
+    return Decoder(config, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_wanted_slots_are_those_of_the_whole_rows(kind):
+    rng = np.random.default_rng(1)
+    tokens = jnp.asarray(rng.integers(0, VOCAB, (1, 2, 7)))
+    valid = jnp.asarray([[[1] * 7, [1] * 4 + [0] * 3]])
+    prefix = jnp.asarray(rng.integers(0, VOCAB, (1, 4)))
+    adapter = random_adapter("opt" if kind == "post" else kind)
+    wanted = jnp.asarray([[[6, 2], [3, 0]]])
+
+    @nnx.jit
+    def read(decoder, wanted):
+        cache, start = prefill(decoder, prefix, jnp.ones_like(prefix), adapter=adapter)
+        positions = positions_of(valid, start[:, None])
+        hidden, cache = decoder(tokens, positions, cache, wanted=wanted, adapter=adapter)
+        return hidden, cache.rows
+
+    stacked = decoder_of(kind)
+    whole, rows = read(stacked, None)
+    expected = np.take_along_axis(np.asarray(whole), np.asarray(wanted)[..., None], axis=2)
+    for decoder in (stacked, nnx.merge(*unrolled(*nnx.split(stacked)))):
+        hidden, others = read(decoder, wanted)
+        np.testing.assert_allclose(hidden, expected, atol=2e-5)
+        # What later tokens look at is kept of every slot.
+        for i, kept in enumerate(others if isinstance(others, tuple) else [others]):
+            mine = rows if kept is others else jax.tree.map(lambda x, i=i: x[i], rows)
+            for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(mine), strict=True):
+                np.testing.assert_allclose(a, b, atol=2e-5)
