@@ -18,6 +18,7 @@ from pintern.models.shared_prefix import (
     cross_entropy,
     positions_of,
     prefill,
+    read_batch,
     target_logits,
 )
 
@@ -160,8 +161,8 @@ def make_batch(where: str, seed: int) -> Batch:
 
 
 # A derivative through four norms a layer, and soft caps or norms of queries and keys besides, loses
-# a little more in float32; how much depends on the CPU (gemma3_text: 1.4e-5 with AVX-512).
-LOOSER = {"gemma2": 3e-5, "gemma3_text": 2e-5}
+# a little more in float32; how much depends on the CPU (gemma3_text: 2.3e-5 with AVX-512).
+LOOSER = {"gemma2": 3e-5, "gemma3_text": 3e-5}
 
 
 def assert_close(found, expected, tolerance: float) -> None:
@@ -267,3 +268,21 @@ def test_positions_count_real_tokens():
     np.testing.assert_array_equal(
         positions_of(valid, jnp.array([10, 3])), [[-1, 10, 11, -1, 12], [-1] * 5]
     )
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bloom", "qwen2", "gemma3_text", "mixtral"])
+def test_prefix_and_rows_read_jointly_are_as_one_after_another(family, monkeypatch):
+    """As they are read on a mesh, and with dropout."""
+    batch, adapter = make_batch("anywhere", 5), random_adapter(family, virtual=3)
+    valid = np.pad(batch.prefix_valid, ((0, 0), (3, 0)), constant_values=1), batch.row_valid
+    outcomes = []
+    for jointly in (True, False):
+        monkeypatch.setattr(
+            "pintern.models.shared_prefix.reads_jointly", lambda _, is_=jointly: is_
+        )
+        reading = jax.jit(lambda: read_batch(model(family), batch, adapter=adapter))()
+        real = (x * v[..., None] for x, v in zip(reading, valid, strict=False))
+        outcomes.append((*real, reading.routed))
+    for one, two in zip(*map(jax.tree.leaves, outcomes), strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+    assert (outcomes[0][2] is None) == (family != "mixtral")

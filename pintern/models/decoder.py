@@ -100,6 +100,20 @@ class Decoder(nnx.Module):
             return embedded
         return embedded * jnp.asarray(self.config.embedding_scale, embedded.dtype)
 
+    def enter(
+        self,
+        inputs: Int[Array, "group row slot"] | Float[Array, "group row slot embed"],
+        positions: Int[Array, "group row slot"],
+    ) -> Float[Array, "group row slot model"]:
+        """What the first block reads; arguments as in `__call__`."""
+        hidden = inputs if inputs.ndim == 4 else self.embed(inputs)
+        if self.project_in is not None:
+            hidden = hidden @ self.project_in[...].astype(hidden.dtype)
+        if self.position_table is not None:
+            safe = jnp.maximum(positions, 0)
+            hidden = hidden + self.position_table[...][safe + self.config.position_offset]
+        return hidden if self.embedding_norm is None else self.embedding_norm(hidden)
+
     def __call__(
         self,
         inputs: Int[Array, "group row slot"] | Float[Array, "group row slot embed"],
@@ -127,18 +141,9 @@ class Decoder(nnx.Module):
           these tokens added to its rows.
         """
         cache = cache or Cache()
-        hidden = inputs if inputs.ndim == 4 else self.embed(inputs)
-        if self.project_in is not None:
-            hidden = hidden @ self.project_in[...].astype(hidden.dtype)
-        safe = jnp.maximum(positions, 0)
-        if self.position_table is not None:
-            hidden = hidden + self.position_table[...][safe + self.config.position_offset]
-        if self.embedding_norm is not None:
-            hidden = self.embedding_norm(hidden)
-        hidden = split_hidden(hidden)
-
+        hidden = split_hidden(self.enter(inputs, positions))
         row_positions = write_slots(cache.row_positions, positions, cache.length, axis=2)
-        view, local_view = views_of(self.config, positions, row_positions, cache)
+        view, local_view = views_of(self.config, positions, row_positions, cache.prefix_positions)
         real = positions >= 0
 
         lora = {} if adapter is None else adapter.lora

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache, Decoder
 from pintern.models.experts import Routed
+from pintern.models.joint import read_jointly, reads_jointly
 
 
 @flax.struct.dataclass
@@ -97,22 +98,35 @@ def _read_prefix(
 
     A padded prefix token's hidden state means nothing.
     """
-    group, length = prefix_tokens.shape
-    virtual = 0 if adapter is None else adapter.num_virtual_tokens
-    if virtual + length == 0:
-        return None, Cache(), jnp.zeros(group, jnp.int32)
-    inputs = decoder.embed(prefix_tokens)
-    valid = prefix_valid
-    if virtual:
-        soft = jnp.broadcast_to(
-            adapter.soft_prompt.astype(inputs.dtype), (group, *adapter.soft_prompt.shape)
-        )
-        inputs = jnp.concatenate([soft, inputs], axis=1)
-        valid = jnp.concatenate([jnp.ones((group, virtual), valid.dtype), valid], axis=1)
+    inputs, valid = _with_soft_prompt(decoder, prefix_tokens, prefix_valid, adapter)
+    if inputs.shape[1] == 0:
+        return None, Cache(), jnp.zeros(len(inputs), jnp.int32)
     hidden, cache = decoder(
         inputs[:, None], positions_of(valid)[:, None], adapter=adapter, dropout_key=dropout_key
     )
     return hidden[:, 0], cache.as_prefix(), valid.sum(-1)
+
+
+def _with_soft_prompt(
+    decoder: Decoder,
+    prefix_tokens: Int[Array, "group prefix"],
+    prefix_valid: Int[Array, "group prefix"],
+    adapter: Adapter | None,
+) -> tuple[Float[Array, "group slot embed"], Int[Array, "group slot"]]:
+    """The embedded prefix behind the soft prompt, and which of its slots are real."""
+    inputs = decoder.embed(prefix_tokens)
+    virtual = 0 if adapter is None else adapter.num_virtual_tokens
+    if virtual == 0:
+        return inputs, prefix_valid
+    group = len(prefix_tokens)
+    soft = jnp.broadcast_to(
+        adapter.soft_prompt.astype(inputs.dtype), (group, *adapter.soft_prompt.shape)
+    )
+    there = jnp.ones((group, virtual), prefix_valid.dtype)
+    return (
+        jnp.concatenate([soft, inputs], axis=1),
+        jnp.concatenate([there, prefix_valid], axis=1),
+    )
 
 
 class Reading(NamedTuple):
@@ -142,6 +156,20 @@ def read_batch(
     prefix_key = row_key = hidden = None
     if dropout_key is not None:
         prefix_key, row_key = jax.random.split(dropout_key)
+    elif prefix is None and reads_jointly(decoder):
+        inputs, valid = _with_soft_prompt(decoder, batch.prefix_tokens, batch.prefix_valid, adapter)
+        if inputs.shape[1]:
+            positions = positions_of(batch.row_valid, valid.sum(-1)[:, None])
+            return Reading(
+                *read_jointly(
+                    decoder,
+                    inputs,
+                    positions_of(valid),
+                    batch.row_tokens,
+                    positions,
+                    adapter=adapter,
+                )
+            )
     if prefix is None:
         hidden, *prefix = _read_prefix(
             decoder, batch.prefix_tokens, batch.prefix_valid, adapter, prefix_key

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from pintern.models.attention import Masks, distances, visible
-from pintern.models.cache import Cache
 from pintern.models.config import DecoderConfig
 from pintern.models.rope import rotary_angles
 
@@ -27,7 +26,7 @@ def views_of(
     config: DecoderConfig,
     positions: Int[Array, "group row query"],
     row_positions: Int[Array, "group row slot"],
-    cache: Cache,
+    prefix_positions: Int[Array, "group prefix_slot"] | None,
 ) -> tuple[View, View | None]:
     """What the layers see and by which angles; then the same for windowed layers.
 
@@ -39,8 +38,8 @@ def views_of(
     far = config.window is not None or config.positions == "alibi"
     if far:
         own_distance = distances(positions, row_positions)
-    if cache.prefix is not None:
-        prefix_positions = cache.prefix_positions[:, None]
+    if prefix_positions is not None:
+        prefix_positions = prefix_positions[:, None]
         prefix = jnp.broadcast_to(
             (prefix_positions >= 0)[:, :, None], (*positions.shape, prefix_positions.shape[-1])
         )
