@@ -153,23 +153,16 @@ def read_batch(
     prefix: tuple[Cache, Int[Array, " group"]] | None = None,
 ) -> Reading:
     """Reads each group's prefix once, and its rows behind it; arguments as in `target_logits`."""
+    if prefix is None and dropout_key is None and reads_jointly(decoder):
+        inputs, valid = _with_soft_prompt(decoder, batch.prefix_tokens, batch.prefix_valid, adapter)
+        if inputs.shape[1]:
+            places = positions_of(valid)
+            behind = positions_of(batch.row_valid, valid.sum(-1)[:, None])
+            tokens = batch.row_tokens
+            return Reading(*read_jointly(decoder, inputs, places, tokens, behind, adapter=adapter))
     prefix_key = row_key = hidden = None
     if dropout_key is not None:
         prefix_key, row_key = jax.random.split(dropout_key)
-    elif prefix is None and reads_jointly(decoder):
-        inputs, valid = _with_soft_prompt(decoder, batch.prefix_tokens, batch.prefix_valid, adapter)
-        if inputs.shape[1]:
-            positions = positions_of(batch.row_valid, valid.sum(-1)[:, None])
-            return Reading(
-                *read_jointly(
-                    decoder,
-                    inputs,
-                    positions_of(valid),
-                    batch.row_tokens,
-                    positions,
-                    adapter=adapter,
-                )
-            )
     if prefix is None:
         hidden, *prefix = _read_prefix(
             decoder, batch.prefix_tokens, batch.prefix_valid, adapter, prefix_key
