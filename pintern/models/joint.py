@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models import fused
-from pintern.models.attention import KV, Masks
+from pintern.models.attention import KV, Attention, Masks
 from pintern.models.decoder import Decoder
 from pintern.models.experts import Routed
 from pintern.models.layers import LayerAdapter
@@ -117,7 +117,7 @@ def apart(
 
 
 def _attend(
-    attention: nnx.Module,
+    attention: Attention,
     q: Float[Array, "group 1 joined heads dim"],
     new: KV,
     masks: tuple[Masks, Masks],
