@@ -67,11 +67,13 @@ def _quiet_and_cached() -> None:
     """Set before the heavy imports: libraries speak up only for warnings; programs are kept.
 
     Compiled programs go to the user's cache folder, so that a second run starts at once; the
-    standard JAX_COMPILATION_CACHE_DIR moves it, and an empty one switches it off.
+    standard JAX_COMPILATION_CACHE_DIR moves it, and an empty one switches it off. The small ones go
+    there too, of which every start has dozens; JAX by itself leaves out what took under a second.
     """
     logging.set_verbosity(logging.WARNING)
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(user_cache() / "jax"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def run(main: Callable[[list[str]], None]) -> None:

@@ -220,3 +220,19 @@ def test_help_shows_the_docs_and_loads_no_jax():
     assert "loaded: False" in out, err
     assert "Trains an adapter that does without the prompt." in out
     assert "--workdir" in out
+
+
+def test_a_commands_programs_are_kept_however_small(tmp_path, monkeypatch):
+    # The suite's own cache aside.
+    for name in ("COMPILATION_CACHE_DIR", "PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(f"JAX_{name}")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    code = (
+        "from pintern import cli\n"
+        "def main(_):\n"
+        "    import jax\n"
+        "    jax.jit(lambda x: x + 1)(1.0)\n"
+        "cli.run(main)\n"
+    )
+    tiny.run("-c", code)
+    assert any((tmp_path / "pintern" / "jax").glob("*lambda*"))

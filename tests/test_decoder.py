@@ -51,3 +51,9 @@ def test_the_wanted_slots_are_those_of_the_whole_rows(kind):
             mine = rows if kept is others else jax.tree.map(lambda x, i=i: x[i], rows)
             for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(mine), strict=True):
                 np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_no_slots_are_wanted_under_dropout():
+    tokens = jnp.zeros((1, 1, 2), jnp.int32)
+    with pytest.raises(ValueError, match="dropout"):
+        random_decoder("gpt2")(tokens, tokens, wanted=tokens, dropout_key=jax.random.key(0))

@@ -131,15 +131,19 @@ class Decoder(nnx.Module):
           positions: place of each token in its whole sequence, prefix included; −1 is padding.
           cache: what was read before; None at the start.
           wanted: slots whose hidden states are asked for; all of them where it is None. Of a list
-            of blocks, the last one then makes no others. Not together with dropout, whose draws
-            go by slot.
+            of blocks, the last one then makes no others. Not together with dropout.
           adapter: LoRA pairs to apply; its soft prompt is *not* added here (see `prefill`).
           dropout_key: switches LoRA dropout on.
 
         Returns:
           hidden states after the final norm, of each slot or of the wanted ones, and the cache with
           these tokens added to its rows.
+
+        Raises:
+          ValueError: both `wanted` and `dropout_key` are given.
         """
+        if wanted is not None and dropout_key is not None:
+            raise ValueError("Slots can't be wanted under dropout, whose draws go by slot.")
         cache = cache or Cache()
         hidden = split_hidden(self.enter(inputs, positions))
         row_positions = write_slots(cache.row_positions, positions, cache.length, axis=2)
