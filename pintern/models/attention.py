@@ -1,11 +1,8 @@
 """Attention of rows to a prefix that their group shares, and to themselves."""
 
-import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
@@ -13,9 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from pintern.models.config import DecoderConfig
 from pintern.models.layers import INIT_STD, LayerAdapter, Linear, norm_of
 from pintern.models.rope import apply_rotary
-
-# Finite, so that a row which is all padding yields numbers and not NaN.
-_MASKED = -1e30
+from pintern.models.segments import Segment, mix, mix_written
 
 
 @flax.struct.dataclass
@@ -105,9 +100,6 @@ class Attention(nnx.Module):
             q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         return q, KV(*(jnp.transpose(part, (0, 3, 1, 2, 4)) for part in (k, v)))
 
-    # Recomputed in the backward pass: stacked over layers, the scores would be by far the largest
-    # thing that is kept, and on a CPU writing them out costs more than making them again.
-    @functools.partial(jax.checkpoint, static_argnums=0)
     def attend(
         self,
         q: Float[Array, "group row query heads dim"],
@@ -116,9 +108,6 @@ class Attention(nnx.Module):
         masks: Masks,
     ) -> Float[Array, "group row query heads*dim"]:
         """One softmax over both segments; the prefix is never repeated per row.
-
-        The scores of both segments come out of the matrix product in the order in which they are
-        used, and are normalised after the weighted sum: no large array is copied or joined.
 
         Args:
           q: queries.
@@ -129,25 +118,13 @@ class Attention(nnx.Module):
         group, row, query, heads, dim = q.shape
         q = q.reshape(group, row, query, self.kv_heads, heads // self.kv_heads, dim) * self.scale
         q = jnp.transpose(q, (0, 3, 1, 4, 2, 5))  # g k r h t d
-        read = _read_rows if own.keys.ndim == 5 else _read_written
-        segments = [(read, own, masks.own, masks.own_distance)]
+        shared = ()
         if prefix is not None:
-            segments.append((_read_prefix, prefix, masks.prefix, masks.prefix_distance))
-        scores, values = [], []
-        for read, kv, mask, distance in segments:
-            score, weigh = read(q, kv)
-            score = self._bend(score.astype(jnp.float32), distance)
-            scores.append(jnp.where(mask[:, None, :, None], score, _MASKED))
-            values.append(weigh)
-        highest = functools.reduce(jnp.maximum, [s.max(-1, keepdims=True) for s in scores])
-        highest = jax.lax.stop_gradient(highest)
-        total, out = 0.0, 0.0
-        for score, weigh in zip(scores, values, strict=True):
-            weights = jnp.exp(score - highest)
-            total += weights.sum(-1, keepdims=True)
-            out += weigh(weights.astype(q.dtype))
-        out = (out / total).astype(q.dtype)
-        return jnp.transpose(out, (0, 2, 4, 1, 3, 5)).reshape(group, row, query, heads * dim)
+            shared = (Segment(prefix.keys, prefix.values, masks.prefix, masks.prefix_distance),)
+        mine = Segment(own.keys, own.values, masks.own, masks.own_distance)
+        if own.keys.ndim == 5:
+            return mix(self._bend, q, (*shared, mine))
+        return mix_written(self._bend, q, shared, mine)
 
     def _bend(
         self,
@@ -161,41 +138,6 @@ class Attention(nnx.Module):
             slopes = alibi_slopes(self.heads).reshape(self.kv_heads, 1, -1, 1, 1)
             score = score - slopes * distance[:, None, :, None].astype(jnp.float32)
         return score
-
-
-# ── scores of queries `[g, k, r, h, t, d]` over a segment, and how its values are weighed ──
-
-
-def _read_prefix(q: Array, kv: KV) -> tuple[Array, Callable[[Array], Array]]:
-    return _products(q, kv, "gksd")
-
-
-def _read_rows(q: Array, kv: KV) -> tuple[Array, Callable[[Array], Array]]:
-    return _products(q, kv, "gkrsd")
-
-
-def _products(q: Array, kv: KV, axes: str) -> tuple[Array, Callable[[Array], Array]]:
-    def weigh(weights: Array) -> Array:
-        return jnp.einsum(f"gkrhts,{axes}->gkrhtd", weights, kv.values.astype(q.dtype))
-
-    return jnp.einsum(f"gkrhtd,{axes}->gkrhts", q, kv.keys.astype(q.dtype)), weigh
-
-
-def _read_written(q: Array, kv: KV) -> tuple[Array, Callable[[Array], Array]]:
-    """What decoding writes into, `[group·kv_head, (row,) slot, dim]`: read as it lies.
-
-    Any other shape or order, and XLA:CPU would write a copy of it with every token.
-    """
-    *lead, dim = q.shape
-    *owner, slots, _ = kv.keys.shape
-    flat = q.reshape(*owner, -1, dim)
-
-    def weigh(weights: Array) -> Array:
-        weights = weights.reshape(*flat.shape[:-1], slots)
-        return jnp.einsum("...xs,...sd->...xd", weights, kv.values.astype(q.dtype)).reshape(q.shape)
-
-    score = jnp.einsum("...sd,...xd->...sx", kv.keys.astype(q.dtype), flat)
-    return score.swapaxes(-1, -2).reshape(*lead, slots), weigh
 
 
 def visible(

@@ -1,0 +1,96 @@
+"""The softmax over segments has the derivative that JAX finds for the plain formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pintern.models.segments import Segment, mix
+
+GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM = 2, 2, 3, 2, 5, 4
+BENDS = {
+    "plain": lambda score, distance: score,
+    "soft cap": lambda score, distance: 2.0 * jnp.tanh(score / 2.0),
+    "distance": lambda score, distance: score - 0.3 * distance[:, None, :, None],
+}
+
+
+def segments(*, padded: bool) -> tuple[Segment, Segment]:
+    """A prefix that the rows share, and the rows' own slots, which they see causally."""
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=shape), jnp.float32)
+
+    found = []
+    for slots, owner in ((7, (GROUP, KV_HEAD)), (QUERY, (GROUP, KV_HEAD, ROW))):
+        mask = np.ones((GROUP, ROW, QUERY, slots), bool)
+        if owner[2:]:
+            mask &= np.tril(np.ones((QUERY, QUERY), bool))
+        if padded:
+            mask[..., 1] = False
+            mask[0, 1] = False  # a row that sees nothing at all
+        distance = jnp.asarray(rng.integers(0, 9, mask.shape))
+        keys, values = normal(*owner, slots, DIM), normal(*owner, slots, DIM)
+        found.append(Segment(keys, values, jnp.asarray(mask), distance))
+    return tuple(found)
+
+
+def plain(bend, q, parts):
+    """Scores of all segments side by side, and JAX's softmax."""
+    scores, values = [], []
+    for part in parts:
+        keys, value = (
+            jnp.broadcast_to(
+                x if x.ndim == 5 else x[:, :, None], (GROUP, KV_HEAD, ROW, *x.shape[-2:])
+            )
+            for x in (part.keys, part.values)
+        )
+        score = bend(jnp.einsum("gkrhtd,gkrsd->gkrhts", q, keys), part.distance)
+        scores.append(jnp.where(part.mask[:, None, :, None], score, -1e30))
+        values.append(value)
+    weights = jax.nn.softmax(jnp.concatenate(scores, -1), axis=-1)
+    out = jnp.einsum("gkrhts,gkrsd->grtkhd", weights, jnp.concatenate(values, -2))
+    return out.reshape(GROUP, ROW, QUERY, -1)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", BENDS)
+def test_values_and_derivatives_are_those_of_the_plain_formula(name, padded):
+    rng = np.random.default_rng(1)
+    shape = (GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM)
+    q = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    wanted = rng.normal(size=(GROUP, ROW, QUERY, KV_HEAD * HEAD * DIM)).astype(np.float32)
+    parts = segments(padded=padded)
+    if padded:
+        wanted[0, 1] = 0.0  # nothing is learned from what sees nothing
+
+    def loss(of, q, floats):
+        split = tuple(
+            part._replace(keys=keys, values=values)
+            for part, (keys, values) in zip(parts, floats, strict=True)
+        )
+        out = of(BENDS[name], q, split)
+        return (out * wanted).sum(), out
+
+    floats = [(part.keys, part.values) for part in parts]
+    with jax.default_matmul_precision("highest"):
+        found, expected = (
+            jax.jit(jax.grad(loss, (1, 2), has_aux=True), static_argnums=0)(of, q, floats)
+            for of in (mix, plain)
+        )
+    for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert np.abs(two).max() > 0
+        np.testing.assert_allclose(one, two, rtol=0, atol=2e-6 * np.abs(two).max())
+
+
+def test_the_derivative_has_the_dtype_of_what_it_is_of():
+    parts = segments(padded=False)
+    q = jnp.ones((GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM), jnp.bfloat16)
+
+    def loss(q, keys):
+        own = parts[1]._replace(keys=keys)
+        return mix(BENDS["plain"], q, (parts[0], own)).astype(jnp.float32).sum()
+
+    d_q, d_keys = jax.grad(loss, (0, 1))(q, parts[1].keys)
+    assert (d_q.dtype, d_keys.dtype) == (jnp.bfloat16, jnp.float32)
