@@ -3,7 +3,7 @@
 Nothing as large as the scores is kept for the backward pass, copied or joined: they are made again
 there. With what the softmax was normalised by and what came out of it at hand, that takes one pass
 over them, without the maximum, the sum and the weighted sum (FlashAttention, 2205.14135, appendix
-B.4).
+B.2).
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 # Finite, so that a row which is all padding yields numbers and not NaN.
 _MASKED = -1e30
 
+Queries = Float[Array, "group kv_head row head query dim"]  # or what came out at them
+Scores = Float[Array, "group kv_head row head query slot"]
+Slots = Float[Array, "group kv_head *owner slot dim"]  # keys or values, as in `Segment`
+
 # Of scores and distances: what a family makes of its scores before the softmax.
 Bend = Callable[[Array, Array | None], Array]
 
@@ -31,11 +35,11 @@ class Segment(NamedTuple):
         `[group, kv_head, row, slot, dim]`.
       values: the same.
       mask: True where a query sees a slot.
-      distance: from the query back to the slot, where scores depend on it.
+      distance: tokens from the query back to the slot, where scores depend on it.
     """
 
-    keys: Float[Array, "group kv_head *row slot dim"]
-    values: Float[Array, "group kv_head *row slot dim"]
+    keys: Slots
+    values: Slots
     mask: Bool[Array, "group row query slot"]
     distance: Int[Array, "group row query slot"] | None
 
@@ -48,21 +52,26 @@ class _Read(NamedTuple):
       weigh: weighted sums of the values, by weights of that shape.
     """
 
-    scores: Array
+    scores: Scores
     weigh: Callable[[Array], Array]
 
 
 class _Normaliser(NamedTuple):
-    """What makes weights of scores: each `[group, kv_head, row, head, query, 1]`, in float32."""
+    """What makes weights of scores, in float32.
 
-    highest: Array
-    total: Array
+    Attributes:
+      highest: score of each query.
+      total: of the exponentials of its scores less the highest one.
+    """
+
+    highest: Float[Array, "group kv_head row head query 1"]
+    total: Float[Array, "group kv_head row head query 1"]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def mix(
     bend: Bend,
-    q: Float[Array, "group kv_head row head query dim"],
+    q: Queries,
     segments: tuple[Segment, ...],
 ) -> Float[Array, "group row query kv_head*head*dim"]:
     """Softmax-weighted values of all segments.
@@ -77,7 +86,7 @@ def mix(
 
 def mix_written(
     bend: Bend,
-    q: Float[Array, "group kv_head row head query dim"],
+    q: Queries,
     segments: tuple[Segment, ...],
     written: Segment,
 ) -> Float[Array, "group row query kv_head*head*dim"]:
@@ -90,7 +99,7 @@ def mix_written(
     return _softmax(bend, q, [*segments, written], reads)[0]
 
 
-def _mix_forward(bend: Bend, q: Array, segments: tuple[Segment, ...]) -> tuple[Array, tuple]:
+def _mix_forward(bend: Bend, q: Queries, segments: tuple[Segment, ...]) -> tuple[Array, tuple]:
     out, normaliser = _softmax(bend, q, segments, [_read(q, segment) for segment in segments])
     return out, (q, segments, out, normaliser)
 
@@ -114,8 +123,8 @@ def _mix_backward(bend: Bend, residual: tuple, d_out: Array) -> tuple[Array, tup
         d_q += _weigh(d_scores, keys)
         changes.append(
             Segment(
-                _gathered(q, d_scores, keys).astype(segment.keys.dtype),
-                _gathered(d_out, weights.astype(q.dtype), values).astype(segment.values.dtype),
+                _to_slots(q, d_scores, keys).astype(segment.keys.dtype),
+                _to_slots(d_out, weights.astype(q.dtype), values).astype(segment.values.dtype),
                 None,
                 None,
             )
@@ -127,9 +136,9 @@ mix.defvjp(_mix_forward, _mix_backward)
 
 
 def _softmax(
-    bend: Bend, q: Array, segments: Sequence[Segment], reads: Sequence[_Read]
-) -> tuple[Array, _Normaliser]:
-    """Normalises after the weighted sum."""
+    bend: Bend, q: Queries, segments: Sequence[Segment], reads: Sequence[_Read]
+) -> tuple[Float[Array, "group row query kv_head*head*dim"], _Normaliser]:
+    """Softmax-weighted values, normalised after the weighted sum; and what normalised them."""
     scores = [
         jnp.where(
             segment.mask[:, None, :, None],
@@ -149,8 +158,8 @@ def _softmax(
     return out.reshape(group, row, query, -1), _Normaliser(highest, total)
 
 
-def _heads_apart(x: Array, like: Array) -> Array:
-    """`[group, row, query, heads·dim]` in the order of the queries."""
+def _heads_apart(x: Float[Array, "group row query heads_dim"], like: Queries) -> Queries:
+    """What came out of the softmax, in the order of the queries."""
     group, kv_head, row, head, query, dim = like.shape
     x = x.reshape(group, row, query, kv_head, head, dim)
     return jnp.transpose(x, (0, 3, 1, 4, 2, 5))
@@ -159,19 +168,19 @@ def _heads_apart(x: Array, like: Array) -> Array:
 # ── products of what has a `dim` for each query, `[g, k, r, h, t, d]`, with a segment ──
 
 
-def _axes(x: Array) -> str:
+def _axes(x: Slots) -> str:
     return "gksd" if x.ndim == 4 else "gkrsd"
 
 
-def _products(q: Array, x: Array) -> Array:
+def _products(q: Queries, x: Slots) -> Scores:
     return jnp.einsum(f"gkrhtd,{_axes(x)}->gkrhts", q, x)
 
 
-def _weigh(weights: Array, x: Array) -> Array:
+def _weigh(weights: Scores, x: Slots) -> Queries:
     return jnp.einsum(f"gkrhts,{_axes(x)}->gkrhtd", weights, x)
 
 
-def _gathered(q: Array, weights: Array, like: Array) -> Array:
+def _to_slots(q: Queries, weights: Scores, like: Slots) -> Slots:
     """What queries give to the slots, the derivative of both products above.
 
     The left factor is transposed in memory: let that be the one of a head's dimension, and not the
@@ -181,13 +190,13 @@ def _gathered(q: Array, weights: Array, like: Array) -> Array:
     return jax.lax.optimization_barrier(out).swapaxes(-1, -2)
 
 
-def _read(q: Array, segment: Segment) -> _Read:
+def _read(q: Queries, segment: Segment) -> _Read:
     values = segment.values.astype(q.dtype)
     scores = _products(q, segment.keys.astype(q.dtype))
     return _Read(scores, lambda weights: _weigh(weights, values))
 
 
-def _read_written(q: Array, segment: Segment) -> _Read:
+def _read_written(q: Queries, segment: Segment) -> _Read:
     *lead, dim = q.shape
     *owner, slots, _ = segment.keys.shape
     flat = q.reshape(*owner, -1, dim)
