@@ -6,8 +6,11 @@ programs lie in pytest's own cache folder, for this run's processes and for the 
 """
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from jaxtyping import install_import_hook
 
 # Before jax is imported; the environment is handed on to workers and subprocesses.
@@ -30,3 +33,15 @@ install_import_hook(
     ],
     "checker.typechecked",
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_programs() -> Iterator[None]:
+    """Drops a file's programs behind it.
+
+    XLA:CPU maps a program's functions into memory one by one, hundreds of them, and Linux allows a
+    process 65,530 maps (`vm.max_map_count`): one that has run half the suite would be aborted.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()

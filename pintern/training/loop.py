@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +19,7 @@ from pintern.distributed import agree, any_of, first_before_others, from_first, 
 from pintern.errors import UserError
 from pintern.models.sharding import mesh_of, rows_over, traced_on
 from pintern.progress import Progress
-from pintern.training.batches import widths_of_level
+from pintern.training.batches import Shape, widths_of_level
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
@@ -117,13 +118,13 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     )
     root = jax.random.key(config.seed)
 
-    def prepare(level: Level, step: int | None) -> None:
+    def prepare(level: Level, step: int | None) -> list[tuple[bool, Shape]]:
+        names = []
         for shape, batch in data.programs(level, step, stage):
-            taught = teacher is not None
+            names.append((teacher is not None, shape))
             state_, base_, teacher_, key = abstract((state, base, teacher, root))
-            programs.prepare(
-                (taught, shape), state_, base_, abstract_batch(mesh, batch), teacher_, key
-            )
+            programs.prepare(names[-1], state_, base_, abstract_batch(mesh, batch), teacher_, key)
+        return names
 
     # ── the loop ──
     rates = learning_rate(config.train)
@@ -159,9 +160,9 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
                 wanted = curriculum.levels_of_stage(step, stage)
                 if not awaited:  # what follows the teacher has other data, and shapes not known yet
                     wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
-                current = curriculum.level_at(step, stage)
-                for level in wanted:
-                    prepare(level, step if level == current else None)
+                now = curriculum.level_at(step, stage)
+                names = [prepare(level, step if level == now else None) for level in wanted]
+                programs.keep(list(itertools.chain(*names)))
                 prepared = number
             level = curriculum.level_at(step, stage)
             shape, batch, padding = data.batch(step, level, stage)

@@ -172,10 +172,12 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
         out_shardings=(laid, None),
     )
 
-    def prepare(level: Level) -> None:
+    def prepare(level: Level) -> tuple[bool, Level]:
+        name = (teacher is not None, level)
         given = abstract((state, base)), abstract((teacher, keys, rates))
         shapes = abstract_batch(mesh, data.abstract(level), members=True)
-        programs.prepare((teacher is not None, level), *given[0], shapes, *given[1])
+        programs.prepare(name, *given[0], shapes, *given[1])
+        return name
 
     # ── the loop ──
     pending: list[tuple[list[dict[str, Any]], dict[str, jax.Array]]] = []
@@ -208,8 +210,7 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
                 wanted = curriculum.levels_of_stage(step)
                 if not awaited:  # what follows the teacher has other data, and shapes not known yet
                     wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
-                for level in wanted:
-                    prepare(level)
+                programs.keep([prepare(level) for level in wanted])
                 prepared = number
             level = curriculum.level_at(step)
             batches, each = data.batch(step, level)

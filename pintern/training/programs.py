@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection, Hashable
 from typing import Any
 
 import jax
@@ -45,6 +45,18 @@ class Programs:
         program = self._programs[key].result()
         self.stall_seconds += time.perf_counter() - began
         return program
+
+    def keep(self, keys: Collection[Hashable]) -> None:
+        """Forgets all others, so that a run of many levels doesn't collect their programs.
+
+        On a CPU one is megabytes, and hundreds of memory maps of the 65,530 that Linux allows a
+        process.
+        """
+        if self._programs.keys() <= set(keys):
+            return
+        self._programs = {key: each for key, each in self._programs.items() if key in keys}
+        # JAX's cache holds them too. It is the compiling thread's: nothing is traced meanwhile.
+        self._pool.submit(self._jitted.clear_cache)
 
     def close(self) -> None:
         """Drops what is not compiled yet."""
