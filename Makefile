@@ -21,8 +21,10 @@ BENCH_GPU ?= training_gpu decoding population
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.company.quickstart --workdir=runs/quickstart
 
+# Where a worker is replaced, those that wait for its file wait for ever (pytest-xdist, loadfile).
 test: $(VENV)/installed-test
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(TESTS)
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
+		--max-worker-restart=0 $(TESTS)
 
 test-peers: $(PEERS)/installed
 	JAX_PLATFORMS=cpu $(PEERS)/bin/python -m pytest tests/peers
