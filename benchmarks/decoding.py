@@ -125,7 +125,7 @@ def main(_: list[str]) -> None:
         peer = torch_model(folder, dtype=dtype, device="cuda" if on_gpu else "cpu").eval()
         for case, (layout, split) in itertools.product(chosen, layouts.items()):
             ours, theirs = Ours(checkpoint, split, case), Peer(peer, case)
-            # A whole queue of ours first, for its programs; `generate` has none to compile.
+            # Our programs first; `generate` has none to compile.
             mine, other = measure.paired(ours.run, theirs.run, case.repeats, warm=ours.warm)
             share = len(theirs.made) / case.count
             other = other.scaled(1 / share)
@@ -190,9 +190,8 @@ class Ours:
         return Generator(*self._split, None, self._prefix, sampling)
 
     def warm(self) -> None:
-        """Serves all rows, and compiles what they need."""
-        self.run()
-        self.compiled = 0
+        """Compiles what the rows need."""
+        self._generator().warm(self._rows, batch_rows=self.batch)
 
     def run(self) -> None:
         """Serves all rows."""

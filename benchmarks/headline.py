@@ -96,7 +96,7 @@ def measured(split: tuple, vocab: int, sizes: Sizes) -> list[Arm]:
                 times.append((first[0], whole[0]))
     found = []
     for number, (times, generator) in enumerate(zip(alone, generators, strict=True)):
-        generator(rows[: sizes.batch], batch_rows=sizes.batch)
+        generator.warm(rows, batch_rows=sizes.batch)
         queue = measure.spent(lambda g=generator: g(rows, batch_rows=sizes.batch))[0]
         template = 0 if number == 2 else sizes.template
         count = TokenCount(template=template, examples=0, query=QUERY, output=NEW)

@@ -26,6 +26,7 @@ install_import_hook(
         "pintern.evaluation.decode",
         "pintern.evaluation.engine",
         "pintern.evaluation.sampling",
+        "pintern.evaluation.turns",
         "pintern.prompts.retrievers.dense",
         "pintern.prompts.retrievers.topk",
         "pintern.prompts.retrievers.vectors",

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tiny
 
+from benchmarks.measure import compilations
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.assemble import new_adapter, split_decoder
-from pintern.evaluation.decode import Generator, Sampling, bucket, pad_rows
+from pintern.evaluation.decode import Generator, Sampling
 from pintern.evaluation.sampling import likeliest, restrict
+from pintern.evaluation.turns import bucket, pad_rows
 
 NEW = 6
 ROOM = 64  # slots of the naive sequence: one program for all of them
@@ -131,6 +133,20 @@ def test_rows_that_take_the_places_of_ended_ones_get_their_own_tokens():
     assert made == [row[:end] for row, end in zip(whole, cut, strict=True)]
     assert len(set(cut)) > 3
     assert sum(told) == 60
+
+
+@pytest.mark.parametrize("prefix", [PREFIX, ()])
+def test_a_queue_that_was_warmed_compiles_nothing(prefix):
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    sampling = Sampling(NEW, NEVER, 1.0, also_end=tuple(range(0, 300, 7)))
+    generator = Generator(graph, base, None, prefix, sampling)
+    rows = many_rows(60)
+    before = compilations()
+    generator.warm(rows, batch_rows=9)
+    warmed = compilations()
+    made = generator(rows, batch_rows=9, seed=3)
+    assert before < warmed == compilations()
+    assert len({len(row) for row in made}) > 3
 
 
 def test_members_with_adapters_and_prefixes_of_their_own_are_served_in_one_batch():

@@ -20,13 +20,11 @@ from pintern.adapters.groups import by_group
 from pintern.evaluation import engine
 from pintern.evaluation.engine import Places, Read
 from pintern.evaluation.sampling import Sampling
+from pintern.evaluation.turns import Service, pad_rows
 from pintern.evaluation.unroll import unrolled
 from pintern.models.cache import join_prefixes
-from pintern.models.sharding import fetch
 
-_SHORTEST = 8  # slots of the shortest bucket
 _RATIO = 16  # rows that are so much shorter than others are served after them, in less room
-_AT_ONCE = 8  # rows that are read together, if more aren't admitted: like lengths, little padding
 
 
 class Generator:
@@ -115,24 +113,49 @@ class Generator:
             stream depends on the seed and on its number.
           progress: told how many rows are done.
         """
+        done: list[list[int]] = [[] for _ in rows]
+
+        def keys(numbers: np.ndarray) -> Key[Array, "group row"]:
+            return _row_keys(seed, first_index + numbers)
+
+        for service in self._services(rows, batch_rows, members, keys):
+            for i, tokens in service.run():
+                done[i] = _until(tokens, self._sampling.eos)
+                if progress:
+                    progress(1)
+        return done
+
+    def warm(
+        self,
+        rows: Sequence[Sequence[int]],
+        *,
+        batch_rows: int,
+        members: Sequence[int] | None = None,
+    ) -> None:
+        """Compiles what a call with these rows, or others of their lengths, needs: as a server does
+        before its first request. Arguments are those of the call.
+        """
+        for service in self._services(rows, batch_rows, members, lambda of: _row_keys(0, of)):
+            service.warm()
+
+    def _services(
+        self,
+        rows: Sequence[Sequence[int]],
+        batch_rows: int,
+        members: Sequence[int] | None,
+        keys: Callable[[np.ndarray], Key[Array, "group row"]],
+    ) -> Iterator[Service]:
+        """One for each class of lengths, the longest rows first."""
         rows = [[*self._in_row, *row] for row in rows]
         members = [0] * len(rows) if members is None else members
         waiting = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-        done: list[list[int]] = [[] for _ in rows]
         while waiting:
             longest = len(rows[waiting[0]])
             now = [i for i in waiting if len(rows[i]) * _RATIO > longest]
             waiting = waiting[len(now) :]
             queues = [[i for i in now if members[i] == g] for g in range(self._groups)]
             places = min(max(1, batch_rows // self._groups), max(map(len, queues)))
-            service = _Service(
-                self, rows, queues, places, lambda of: _row_keys(seed, first_index + of)
-            )
-            for i, tokens in service.run():
-                done[i] = _until(tokens, self._sampling.eos)
-                if progress:
-                    progress(1)
-        return done
+            yield Service(self, rows, queues, places, keys)
 
     def stream(self, row: Sequence[int], *, seed: int = 0, index: int = 0) -> Iterator[int]:
         """New tokens of one row, EOS left out, each as soon as it is chosen.
@@ -184,93 +207,6 @@ class Generator:
     def admit(self, places: Places, read: Read, where: np.ndarray, keys: Array) -> Places:
         """Gives places to rows; takes `places`."""
         return engine.admit(self._sampling, places, read, where, keys)
-
-
-class _Service:
-    """Rows of like length on their way through a fixed number of places.
-
-    Args:
-      generator: whose rows they are.
-      rows: token ids of all.
-      queues: of each member, the numbers of its rows, the longest first.
-      places: of each member.
-      keys: of rows' numbers, their random streams.
-    """
-
-    def __init__(
-        self,
-        generator: Generator,
-        rows: Sequence[Sequence[int]],
-        queues: list[list[int]],
-        places: int,
-        keys: Callable[[np.ndarray], Key[Array, "group row"]],
-    ):
-        self._generator, self._rows, self._keys = generator, rows, keys
-        self._queues = [queue[::-1] for queue in queues]  # taken from the end
-        self._slots = bucket(max(len(rows[queue[0]]) for queue in queues if queue))
-        self._tenants = np.full((len(queues), places), -1)
-        self._few = max(1, places // 8)
-        self._many = min(places, max(self._few, _AT_ONCE))
-        self._state: Places | None = None
-
-    def run(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Number and tokens of each row, as they end."""
-        while any(self._queues) or (self._tenants >= 0).any():
-            self._fill()
-            living = int((self._tenants >= 0).sum())
-            enough = min(self._few, living) if any(self._queues) else living
-            ended = self._tenants.size - living + enough
-            self._state = self._generator.advance(self._state, ended)
-            yield from self._collect()
-
-    def _fill(self) -> None:
-        """Admits rows, in one of two batch sizes, while there are enough places or nobody else."""
-        while True:
-            free = (self._tenants < 0).sum(1)
-            ready = max(min(len(q), n) for q, n in zip(self._queues, free, strict=True))
-            waits = ready < self._few and (self._tenants >= 0).any()
-            if ready == 0 or (waits and sum(map(len, self._queues)) > ready):
-                return
-            self._admit(self._many if 2 * ready > self._many else self._few)
-
-    def _admit(self, count: int) -> None:
-        groups, places = self._tenants.shape
-        where = np.full((groups, count), places)  # no such place: left out
-        chosen = np.full((groups, count), -1)
-        for g, queue in enumerate(self._queues):
-            for c, place in enumerate(np.flatnonzero(self._tenants[g] < 0)[:count]):
-                if queue:
-                    chosen[g, c], where[g, c] = queue.pop(), place
-                    self._tenants[g, place] = chosen[g, c]
-        rows = [self._rows[i] if i >= 0 else [0] for i in chosen.flat]
-        read = self._generator.read_padded(*pad_rows(rows))
-        if self._state is None:
-            self._state = self._generator.no_rows(read, places, self._slots)
-        self._state = self._generator.admit(self._state, read, where, self._keys(chosen))
-
-    def _collect(self) -> Iterator[tuple[int, np.ndarray]]:
-        ended = fetch(self._generator.ended(self._state)) & (self._tenants >= 0)
-        made = fetch(self._state.made)
-        for g, place in np.argwhere(ended):
-            yield int(self._tenants[g, place]), made[g, place]
-            self._tenants[g, place] = -1
-
-
-def bucket(length: int) -> int:
-    """Slots for a row: the next of 8, 16, …, 64, 80, 96, 112, 128, 160, …: few shapes do."""
-    step = max(_SHORTEST, 2 ** ((length - 1).bit_length() - 3))
-    return -(-length // step) * step
-
-
-def pad_rows(rows: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Right-pads to the longest row's bucket: `[row, slot]` tokens and validity."""
-    width = bucket(max(len(row) for row in rows))
-    tokens = np.zeros((len(rows), width), np.int32)
-    valid = np.zeros_like(tokens)
-    for r, row in enumerate(rows):
-        tokens[r, : len(row)] = row
-        valid[r, : len(row)] = 1
-    return tokens, valid
 
 
 def _on_one_cpu(base: nnx.State) -> bool:

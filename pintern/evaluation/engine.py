@@ -97,7 +97,9 @@ def read_rows(
     return Read(cache.rows, cache.row_positions, logits, positions.max(-1) + 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+# The rows' shapes are all that is used, but they tie the places to their device: `admit` would be
+# compiled once for loose places and once for tied ones.
+@functools.partial(jax.jit, static_argnums=(0, 3, 4), keep_unused=True)
 def no_rows(
     sampling: Sampling, prefilled: tuple[Cache, Array], read: Read, rows: int, slots: int
 ) -> Places:
