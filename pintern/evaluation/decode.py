@@ -132,8 +132,9 @@ class Generator:
         batch_rows: int,
         members: Sequence[int] | None = None,
     ) -> None:
-        """Compiles what a call with these rows, or others of their lengths, needs: as a server does
-        before its first request. Arguments are those of the call.
+        """Compiles what a call with these rows, or with as many of their lengths, needs.
+
+        A server does so before its first request. Arguments are those of the call.
         """
         for service in self._services(rows, batch_rows, members, lambda of: _row_keys(0, of)):
             service.warm()
