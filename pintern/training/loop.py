@@ -119,12 +119,14 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     root = jax.random.key(config.seed)
 
     def prepare(level: Level, step: int | None) -> list[tuple[bool, Shape]]:
-        names = []
+        program_keys = []
         for shape, batch in data.programs(level, step, stage):
-            names.append((teacher is not None, shape))
+            program_keys.append((teacher is not None, shape))
             state_, base_, teacher_, key = abstract((state, base, teacher, root))
-            programs.prepare(names[-1], state_, base_, abstract_batch(mesh, batch), teacher_, key)
-        return names
+            programs.prepare(
+                program_keys[-1], state_, base_, abstract_batch(mesh, batch), teacher_, key
+            )
+        return program_keys
 
     # ── the loop ──
     rates = learning_rate(config.train)
@@ -161,8 +163,8 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
                 if not awaited:  # what follows the teacher has other data, and shapes not known yet
                     wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
                 now = curriculum.level_at(step, stage)
-                names = [prepare(level, step if level == now else None) for level in wanted]
-                programs.keep(list(itertools.chain(*names)))
+                program_keys = [prepare(level, step if level == now else None) for level in wanted]
+                programs.keep(itertools.chain(*program_keys))
                 prepared = number
             level = curriculum.level_at(step, stage)
             shape, batch, padding = data.batch(step, level, stage)

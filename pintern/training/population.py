@@ -173,11 +173,11 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     )
 
     def prepare(level: Level) -> tuple[bool, Level]:
-        name = (teacher is not None, level)
+        program_key = (teacher is not None, level)
         given = abstract((state, base)), abstract((teacher, keys, rates))
         shapes = abstract_batch(mesh, data.abstract(level), members=True)
-        programs.prepare(name, *given[0], shapes, *given[1])
-        return name
+        programs.prepare(program_key, *given[0], shapes, *given[1])
+        return program_key
 
     # ── the loop ──
     pending: list[tuple[list[dict[str, Any]], dict[str, jax.Array]]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import time
-from collections.abc import Callable, Collection, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
 import jax
@@ -40,21 +40,27 @@ class Programs:
             self._programs[key] = self._pool.submit(self._compile, abstract)
 
     def get(self, key: Hashable) -> Callable[..., Any]:
-        """The program for a prepared key; waits for it if need be."""
+        """The program for a prepared key; waits for it if need be.
+
+        Raises:
+          KeyError: it wasn't prepared, or has been forgotten.
+        """
         began = time.perf_counter()
         program = self._programs[key].result()
         self.stall_seconds += time.perf_counter() - began
         return program
 
-    def keep(self, keys: Collection[Hashable]) -> None:
+    def keep(self, keys: Iterable[Hashable]) -> None:
         """Forgets all others, so that a run of many levels doesn't collect their programs.
 
         On a CPU one is megabytes, and hundreds of memory maps of the 65,530 that Linux allows a
         process.
         """
-        if self._programs.keys() <= set(keys):
+        forgotten = self._programs.keys() - set(keys)
+        if not forgotten:
             return
-        self._programs = {key: each for key, each in self._programs.items() if key in keys}
+        for key in forgotten:
+            del self._programs[key]
         # JAX's cache holds them too. It is the compiling thread's: nothing is traced meanwhile.
         self._pool.submit(self._jitted.clear_cache)
 
