@@ -4,13 +4,16 @@ Nothing as large as the scores is kept for the backward pass, copied or joined: 
 there. With what the softmax was normalised by and what came out of it at hand, that takes one pass
 over them, without the maximum, the sum and the weighted sum (FlashAttention, 2205.14135, appendix
 B.2).
+
+A CPU goes through many scores one key and value head after another: what one product writes, the
+next operation finds in the cache.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 # Finite, so that a row which is all padding yields numbers and not NaN.
 _MASKED = -1e30
+_MANY = 1 << 22  # scores of all heads, 16 MiB
 
 Queries = Float[Array, "group kv_head row head query dim"]  # or what came out at them
 Scores = Float[Array, "group kv_head row head query slot"]
@@ -96,48 +100,87 @@ def mix_written(
     every token.
     """
     reads = [*(_read(q, segment) for segment in segments), _read_written(q, written)]
-    return _softmax(bend, q, [*segments, written], reads)[0]
+    return _heads_together(_softmax(bend, q, [*segments, written], reads)[0])
 
 
 def _mix_forward(bend: Bend, q: Queries, segments: tuple[Segment, ...]) -> tuple[Array, tuple]:
-    out, normaliser = _softmax(bend, q, segments, [_read(q, segment) for segment in segments])
+    def softmax(segments: tuple[Segment, ...], q: Queries) -> tuple[Queries, _Normaliser]:
+        return _softmax(bend, q, segments, [_read(q, segment) for segment in segments])
+
+    out, normaliser = _by_head(softmax, segments, q)
+    out = _heads_together(out)
     return out, (q, segments, out, normaliser)
 
 
 def _mix_backward(bend: Bend, residual: tuple, d_out: Array) -> tuple[Array, tuple]:
-    q, segments, out, (highest, total) = residual
+    q, segments, out, normaliser = residual
     apart = functools.partial(_heads_apart, like=q)
     # What a query's weights would all gain: moving them together changes nothing.
     common = apart(d_out.astype(jnp.float32) * out.astype(jnp.float32)).sum(-1, keepdims=True)
-    d_out = apart(d_out)
-    d_q, changes = 0.0, []
-    for segment in segments:
-        keys, values = segment.keys.astype(q.dtype), segment.values.astype(q.dtype)
-        scores = _products(q, keys).astype(jnp.float32)
-        bent, unbend = jax.vjp(lambda x, of=segment: bend(x, of.distance), scores)
-        seen = segment.mask[:, None, :, None]
-        weights = jnp.where(seen, jnp.exp(bent - highest) / total, 0.0)
-        d_weights = _products(d_out, values).astype(jnp.float32)
-        (d_scores,) = unbend(weights * (d_weights - common))
-        d_scores = d_scores.astype(q.dtype)
-        d_q += _weigh(d_scores, keys)
-        changes.append(
-            Segment(
-                _to_slots(q, d_scores, keys).astype(segment.keys.dtype),
-                _to_slots(d_out, weights.astype(q.dtype), values).astype(segment.values.dtype),
-                None,
-                None,
+
+    def derivative(
+        segments: tuple[Segment, ...],
+        q: Queries,
+        normaliser: _Normaliser,
+        common: Float[Array, "group kv_head row head query 1"],
+        d_out: Queries,
+    ) -> tuple[Queries, tuple[Segment, ...]]:
+        d_q, changes = 0.0, []
+        for segment in segments:
+            keys, values = segment.keys.astype(q.dtype), segment.values.astype(q.dtype)
+            scores = _products(q, keys).astype(jnp.float32)
+            bent, unbend = jax.vjp(lambda x, of=segment: bend(x, of.distance), scores)
+            seen = segment.mask[:, None, :, None]
+            weights = jnp.where(seen, jnp.exp(bent - normaliser.highest) / normaliser.total, 0.0)
+            d_weights = _products(d_out, values).astype(jnp.float32)
+            (d_scores,) = unbend(weights * (d_weights - common))
+            d_scores = d_scores.astype(q.dtype)
+            d_q += _weigh(d_scores, keys)
+            changes.append(
+                Segment(
+                    _to_slots(q, d_scores, keys).astype(segment.keys.dtype),
+                    _to_slots(d_out, weights.astype(q.dtype), values).astype(segment.values.dtype),
+                    None,
+                    None,
+                )
             )
-        )
-    return d_q, tuple(changes)
+        return d_q, tuple(changes)
+
+    return _by_head(derivative, segments, q, normaliser, common, apart(d_out))
 
 
 mix.defvjp(_mix_forward, _mix_backward)
 
 
+def _by_head(function: Callable[..., Any], segments: tuple[Segment, ...], *arrays: Any) -> Any:
+    """`function(segments, *arrays)`; on one CPU, where scores are many, a head after another.
+
+    What comes out is the same. Axis 1 of all arrays, those that come out too, is of the key and
+    value heads. A distance bends each head's scores in a way of its own: such heads stay together.
+    """
+    q = arrays[0]
+    slots = sum(segment.mask.shape[-1] for segment in segments)
+    many = q.size // q.shape[-1] * slots > _MANY and q.shape[1] > 1
+    bent = any(segment.distance is not None for segment in segments)
+    if not many or bent or not jax.sharding.get_abstract_mesh().empty:
+        return function(segments, *arrays)
+
+    def heads(floats: list[tuple[Array, Array]], *arrays: Any) -> Any:
+        pairs = zip(segments, floats, strict=True)
+        return function(tuple(s._replace(keys=k, values=v) for s, (k, v) in pairs), *arrays)
+
+    def in_turn(*given: Any) -> Any:
+        apart = jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0)[:, :, None], given)
+        done = jax.lax.map(lambda x: heads(*x), apart)
+        return jax.tree.map(lambda x: jnp.moveaxis(x[:, :, 0], 0, 1), done)
+
+    floats = [(segment.keys, segment.values) for segment in segments]
+    return jax.lax.platform_dependent(floats, *arrays, cpu=in_turn, default=heads)
+
+
 def _softmax(
     bend: Bend, q: Queries, segments: Sequence[Segment], reads: Sequence[_Read]
-) -> tuple[Float[Array, "group row query kv_head*head*dim"], _Normaliser]:
+) -> tuple[Queries, _Normaliser]:
     """Softmax-weighted values, normalised after the weighted sum; and what normalised them."""
     scores = [
         jnp.where(
@@ -153,13 +196,17 @@ def _softmax(
         weights = jnp.exp(score - highest)
         total += weights.sum(-1, keepdims=True)
         out += read.weigh(weights.astype(q.dtype))
-    group, _, row, _, query, _ = q.shape
-    out = jnp.transpose((out / total).astype(q.dtype), (0, 2, 4, 1, 3, 5))
-    return out.reshape(group, row, query, -1), _Normaliser(highest, total)
+    return (out / total).astype(q.dtype), _Normaliser(highest, total)
+
+
+def _heads_together(x: Queries) -> Float[Array, "group row query kv_head*head*dim"]:
+    """What came out of the softmax, as the output projection reads it."""
+    group, _, row, _, query, _ = x.shape
+    return jnp.transpose(x, (0, 2, 4, 1, 3, 5)).reshape(group, row, query, -1)
 
 
 def _heads_apart(x: Float[Array, "group row query heads_dim"], like: Queries) -> Queries:
-    """What came out of the softmax, in the order of the queries."""
+    """The same in the order of the queries."""
     group, kv_head, row, head, query, dim = like.shape
     x = x.reshape(group, row, query, kv_head, head, dim)
     return jnp.transpose(x, (0, 3, 1, 4, 2, 5))
@@ -186,7 +233,10 @@ def _to_slots(q: Queries, weights: Scores, like: Slots) -> Slots:
     The left factor is transposed in memory: let that be the one of a head's dimension, and not the
     weights, which are as wide as the segment. The barrier keeps XLA from turning it back.
     """
-    out = jnp.einsum(f"gkrhtd,gkrhts->{_axes(like)[:-2]}ds", q, weights)
+    owner = like.shape[:-2]
+    # One axis of all who look at a slot: einsum would sort them, and move the weights for it.
+    q, weights = (x.reshape(*owner, -1, x.shape[-1]) for x in (q, weights))
+    out = jnp.einsum("...xd,...xs->...ds", q, weights)
     return jax.lax.optimization_barrier(out).swapaxes(-1, -2)
 
 
