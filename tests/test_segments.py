@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pintern.models import segments as implementation
 from pintern.models.segments import Segment, mix
 
 GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM = 2, 2, 3, 2, 5, 4
@@ -55,13 +56,19 @@ def plain(bend, q, parts):
 
 
 @pytest.mark.parametrize("padded", [False, True])
-@pytest.mark.parametrize("name", BENDS)
-def test_values_and_derivatives_are_those_of_the_plain_formula(name, padded):
+@pytest.mark.parametrize(
+    ("name", "heads"),
+    [*((name, "together") for name in BENDS), ("plain", "in turn"), ("soft cap", "in turn")],
+)
+def test_values_and_derivatives_are_those_of_the_plain_formula(name, heads, padded, monkeypatch):
     rng = np.random.default_rng(1)
     shape = (GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM)
     q = jnp.asarray(rng.normal(size=shape), jnp.float32)
     wanted = rng.normal(size=(GROUP, ROW, QUERY, KV_HEAD * HEAD * DIM)).astype(np.float32)
     parts = segments(padded=padded)
+    if heads == "in turn":
+        monkeypatch.setattr(implementation, "_MANY", 0)
+        parts = tuple(part._replace(distance=None) for part in parts)
     if padded:
         wanted[0, 1] = 0.0  # nothing is learned from what sees nothing
 
@@ -75,10 +82,13 @@ def test_values_and_derivatives_are_those_of_the_plain_formula(name, padded):
 
     floats = [(part.keys, part.values) for part in parts]
     with jax.default_matmul_precision("highest"):
-        found, expected = (
-            jax.jit(jax.grad(loss, (1, 2), has_aux=True), static_argnums=0)(of, q, floats)
+        lowered = [
+            jax.jit(jax.grad(loss, (1, 2), has_aux=True), static_argnums=0).lower(of, q, floats)
             for of in (mix, plain)
-        )
+        ]
+        found, expected = (program.compile()(q, floats) for program in lowered)
+    # Forward and backward.
+    assert lowered[0].as_text().count("stablehlo.while") == (2 if heads == "in turn" else 0)
     for one, two in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         assert np.abs(two).max() > 0
         np.testing.assert_allclose(one, two, rtol=0, atol=2e-6 * np.abs(two).max())
@@ -94,3 +104,10 @@ def test_the_derivative_has_the_dtype_of_what_it_is_of():
 
     d_q, d_keys = jax.grad(loss, (0, 1))(q, parts[1].keys)
     assert (d_q.dtype, d_keys.dtype) == (jnp.bfloat16, jnp.float32)
+
+
+def test_heads_whose_scores_depend_on_distance_stay_together(monkeypatch):
+    monkeypatch.setattr(implementation, "_MANY", 0)
+    q = jnp.ones((GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM))
+    lowered = jax.jit(lambda q: mix(BENDS["distance"], q, segments(padded=False))).lower(q)
+    assert "while" not in lowered.as_text()
