@@ -233,10 +233,10 @@ def _to_slots(q: Queries, weights: Scores, like: Slots) -> Slots:
     The left factor is transposed in memory: let that be the one of a head's dimension, and not the
     weights, which are as wide as the segment. The barrier keeps XLA from turning it back.
     """
-    owner = like.shape[:-2]
-    # One axis of all who look at a slot: einsum would sort them, and move the weights for it.
-    q, weights = (x.reshape(*owner, -1, x.shape[-1]) for x in (q, weights))
-    out = jnp.einsum("...xd,...xs->...ds", q, weights)
+    owner = range(like.ndim - 2)
+    who = range(like.ndim - 2, q.ndim - 1)
+    # `einsum` would sum over them in alphabetical order, and move the weights for that.
+    out = jax.lax.dot_general(q, weights, ((who, who), (owner, owner)))
     return jax.lax.optimization_barrier(out).swapaxes(-1, -2)
 
 
