@@ -1,5 +1,7 @@
 """The softmax over segments has the derivative that JAX finds for the plain formula."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from pintern.models import segments as implementation
 from pintern.models.segments import Segment, mix
+from pintern.models.sharding import make_mesh
 
 GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM = 2, 2, 3, 2, 5, 4
 BENDS = {
@@ -106,8 +109,29 @@ def test_the_derivative_has_the_dtype_of_what_it_is_of():
     assert (d_q.dtype, d_keys.dtype) == (jnp.bfloat16, jnp.float32)
 
 
-def test_heads_whose_scores_depend_on_distance_stay_together(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "platform", "meshed", "loops"),
+    [
+        ("plain", "cpu", False, 1),
+        ("plain", "tpu", False, 0),
+        ("plain", "cuda", False, 0),
+        ("plain", "cpu", True, 0),
+        ("distance", "cpu", False, 0),
+    ],
+)
+def test_heads_take_turns_on_one_cpu_only(name, platform, meshed, loops, monkeypatch):
+    """Not where a program for another device is lowered, on a mesh, or with bends of their own."""
     monkeypatch.setattr(implementation, "_MANY", 0)
+    parts = segments(padded=False)
+    if name != "distance":
+        parts = tuple(part._replace(distance=None) for part in parts)
     q = jnp.ones((GROUP, KV_HEAD, ROW, HEAD, QUERY, DIM))
-    lowered = jax.jit(lambda q: mix(BENDS["distance"], q, segments(padded=False))).lower(q)
-    assert "while" not in lowered.as_text()
+    with on_mesh() if meshed else contextlib.nullcontext():
+        traced = jax.jit(lambda q: mix(BENDS[name], q, parts)).trace(q)
+    lowered = traced.lower(lowering_platforms=(platform,))
+    assert lowered.as_text().count("stablehlo.while") == loops
+
+
+def on_mesh() -> contextlib.AbstractContextManager:
+    mesh = make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)

@@ -157,10 +157,11 @@ def _dropout(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def normalised(x: Float[Array, "*batch width"], eps: float) -> Float[Array, "*batch width"]:
-    """x over its root mean square, `√(mean(x²) + ε)`.
+    """x over its root mean square, `√(mean(x²) + ε)` of its last axis (RMSNorm, 1910.07467).
 
-    Its derivative has a sum of products. Written as such, XLA:CPU takes many times as long for it
-    as for the same product of vectors.
+    The derivative has a sum of products over that axis. Written as such behind a leading axis of 1,
+    as the group's mostly is, XLA:CPU takes many times as long for it as for the same product of
+    vectors.
     """
     return _normalised_forward(x, eps)[0]
 

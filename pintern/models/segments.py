@@ -155,8 +155,13 @@ mix.defvjp(_mix_forward, _mix_backward)
 def _by_head(function: Callable[..., Any], segments: tuple[Segment, ...], *arrays: Any) -> Any:
     """`function(segments, *arrays)`; on one CPU, where scores are many, a head after another.
 
-    What comes out is the same. Axis 1 of all arrays, those that come out too, is of the key and
-    value heads. A distance bends each head's scores in a way of its own: such heads stay together.
+    What comes out is the same. A distance bends each head's scores in a way of its own: such heads
+    stay together.
+
+    Args:
+      function: whose arrays, those that it gives too, have the key and value heads as axis 1.
+      segments: of which it gets its heads' keys and values.
+      arrays: the queries, and what else it takes.
     """
     q = arrays[0]
     slots = sum(segment.mask.shape[-1] for segment in segments)
