@@ -71,7 +71,9 @@ def saved_model(
     options = {name: value for name, value in shape.items() if name != "model_type"}
     special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}
     config = transformers.AutoConfig.for_model(shape["model_type"], **options, **special)
-    model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    # Random numbers by the billion are a GPU's work, where there is one.
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         del model

@@ -8,19 +8,27 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from benchmarks.shared_models import pintern_model, torch_model
 from benchmarks.training_cases import ALPHA, RANK, Case
 
+if TYPE_CHECKING:
+    from pintern.models.load import Checkpoint
+
 LEARNING_RATE, CLIP = 1e-4, 1.0
 
 
-def write_adapter(folder: Path, case: Case) -> Path:
+def write_adapter(folder: Path, case: Case, checkpoint: Checkpoint | None = None) -> Path:
     """A random adapter that both sides start from, in PEFT's format; B isn't zero, so that every
     gradient says something.
+
+    Args:
+      folder: of the base.
+      case: LoRA or a soft prompt.
+      checkpoint: the base, if it is loaded.
     """
     import jax
     import jax.numpy as jnp
@@ -30,7 +38,7 @@ def write_adapter(folder: Path, case: Case) -> Path:
     from pintern.interop.peft_soft_prompt import write_soft_prompt
 
     out = folder / f"adapter-{case.virtual}"
-    checkpoint = pintern_model(folder)
+    checkpoint = checkpoint or pintern_model(folder)
     config = checkpoint.config
     key, other = jax.random.split(jax.random.key(0))
     if case.virtual:
@@ -60,20 +68,30 @@ class Ours:
       folder: of the base.
       adapter: folder of the adapter to start from.
       dtype: of the base and the activations; the adapter is float32.
-      attention: `xla` or `cudnn`, as `config.model.attention`.
+      attention: as `config.model.attention`.
+      unroll: as `config.model.unroll`.
+      checkpoint: the base, if it is loaded.
     """
 
     def __init__(
-        self, folder: Path, adapter: Path, *, dtype: str = "float32", attention: str = "xla"
+        self,
+        folder: Path,
+        adapter: Path,
+        *,
+        dtype: str = "float32",
+        attention: str = "auto",
+        unroll: int = 0,
+        checkpoint: Checkpoint | None = None,
     ):
         import jax
         import jax.numpy as jnp
         import optax
         from ml_collections import ConfigDict
 
+        from pintern import compiling
         from pintern.assemble import split_decoder
         from pintern.interop.read import read_adapter
-        from pintern.models.fused import use_cudnn
+        from pintern.models.fused import choose_attention
         from pintern.training.step import TrainState, make_optimizer, make_step
 
         config = ConfigDict(
@@ -89,13 +107,18 @@ class Ours:
         )
         # What is kept is a few megabytes more than the optimizer has anyway.
         optimizer = optax.chain(kept_gradients(), make_optimizer(config))
-        self.checkpoint = pintern_model(folder, dtype=dtype)
-        if attention == "cudnn":
-            use_cudnn(self.checkpoint.decoder.blocks, self.checkpoint.config, jnp.dtype(dtype))
+        self.checkpoint = checkpoint or pintern_model(folder, dtype=dtype)
+        decoder, shape = self.checkpoint.decoder, self.checkpoint.config
+        choose_attention(decoder.blocks, shape, jnp.dtype(dtype), attention)
+        decoder.unroll = compiling.unroll(unroll, shape.num_layers)
         graph, self._base = split_decoder(self.checkpoint)
         start = read_adapter(adapter, self.checkpoint)
         self._state = TrainState(start, optimizer.init(start))
-        self._jitted = jax.jit(make_step(graph, optimizer), donate_argnums=0)
+        self._jitted = jax.jit(
+            make_step(graph, optimizer),
+            donate_argnums=0,
+            compiler_options=compiling.options(compiling.STEP),
+        )
         self._key = jax.random.key(0)
         self._programs: dict[Any, Any] = {}
         self.compile_seconds = 0.0
@@ -128,6 +151,17 @@ class Ours:
     def programs(self) -> int:
         """How many were compiled."""
         return len(self._programs)
+
+    @property
+    def megabytes(self) -> float:
+        """What the largest program needs: arguments, results and what it keeps in between."""
+        return 1e-6 * max(
+            found.argument_size_in_bytes
+            + found.output_size_in_bytes
+            - found.alias_size_in_bytes
+            + found.temp_size_in_bytes
+            for found in (program.memory_analysis() for program in self._programs.values())
+        )
 
     def gradients(self) -> list[np.ndarray]:
         """Of the last step, leaf by leaf of the adapter."""

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from pintern import compiling
 from pintern.adapters.adapter import Adapter, init_lora, lora_scale
 from pintern.adapters.soft_prompt import init_soft_prompt
 from pintern.errors import UserError
 from pintern.interop.read import read_adapter
-from pintern.models.fused import use_cudnn
+from pintern.models.fused import choose_attention
 from pintern.models.hub import resolve_model
 from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
 from pintern.models.pooled import pooled_states_of
@@ -63,7 +64,7 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
     where = sharding_of(make_mesh(config.mesh.to_dict()))
     directory = model_directory(config)
     auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    dtype = auto if config.model.dtype == "auto" else jnp.dtype(config.model.dtype)
+    dtype = jnp.dtype(auto if config.model.dtype == "auto" else config.model.dtype)
     quantized = config.model.quantize == "int8"
     if config.model.random_init:
         checkpoint = init_model(
@@ -79,8 +80,9 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
             quantized=quantized,
             sharding_of=where,
         )
-    if config.model.attention == "cudnn":
-        use_cudnn(checkpoint.decoder.blocks, checkpoint.config, dtype)
+    decoder = checkpoint.decoder
+    choose_attention(decoder.blocks, checkpoint.config, dtype, config.model.attention)
+    decoder.unroll = compiling.unroll(config.model.unroll, checkpoint.config.num_layers)
     tokenizer = PieceTokenizer.load(directory)
     check_tokenizer(tokenizer.size, checkpoint.config)
     return checkpoint, tokenizer

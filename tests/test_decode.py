@@ -92,7 +92,7 @@ def test_one_row_at_a_time_gets_the_same(layout, monkeypatch):
     """Its keys and values are read and written without the axis of rows."""
     together = generate(trained_adapter())
     if layout == "stacked":
-        monkeypatch.setattr("pintern.evaluation.decode._on_one_cpu", lambda base: False)
+        monkeypatch.setattr("pintern.evaluation.decode._is_unrolled", lambda base: False)
     assert generate(trained_adapter(), batch_rows=1) == together
 
 
@@ -173,7 +173,7 @@ def test_members_with_adapters_and_prefixes_of_their_own_are_served_in_one_batch
 
 def test_stacked_and_unrolled_layers_give_the_same(monkeypatch):
     unrolled = generate(trained_adapter())
-    monkeypatch.setattr("pintern.evaluation.decode._on_one_cpu", lambda base: False)
+    monkeypatch.setattr("pintern.evaluation.decode._is_unrolled", lambda base: False)
     assert generate(trained_adapter()) == unrolled
 
 

@@ -1,6 +1,8 @@
 """The layout that fused attention kernels are handed gives what our own formulation gives."""
 
+import dataclasses
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +13,7 @@ from tiny_models import VOCAB, random_decoder
 from pintern.errors import UserError
 from pintern.models.attention import KV, Masks
 from pintern.models.decoder import Decoder
-from pintern.models.fused import fused_attention, use_cudnn
+from pintern.models.fused import choose_attention, fused_attention
 from pintern.models.shared_prefix import positions_of, prefill
 
 GROUPS, ROWS, QUERIES, PREFIX, DIM = 2, 3, 5, 4, 8
@@ -83,8 +85,36 @@ def test_a_decoder_reads_prefix_and_rows_the_same_with_it():
         np.testing.assert_allclose(hidden_of(decoder), wanted, atol=1e-5)
 
 
-def test_cudnn_is_refused_where_it_can_not_be_had():
+@pytest.mark.parametrize("wanted", ["auto", "xla"])
+def test_cudnn_is_taken_where_it_can_be_had_and_refused_elsewhere(wanted):
     decoder = random_decoder("llama")
     with pytest.raises(UserError, match="NVIDIA"):
-        use_cudnn(decoder.blocks, decoder.config, jnp.dtype("bfloat16"))
+        choose_attention(decoder.blocks, decoder.config, jnp.dtype("bfloat16"), "cudnn")
+    choose_attention(decoder.blocks, decoder.config, jnp.dtype("bfloat16"), wanted)
     assert decoder.blocks.attention.implementation == "xla"
+
+
+@pytest.mark.parametrize(
+    ("changes", "dtype", "reason"),
+    [
+        ({}, "bfloat16", None),
+        ({}, "float32", "bfloat16"),
+        ({"positions": "alibi"}, "bfloat16", "ALiBi"),
+        ({"score_cap": 50.0}, "bfloat16", "soft cap"),
+        ({"head_dim": 12}, "bfloat16", "multiples of 8"),
+        ({"head_dim": 256}, "bfloat16", "up to 128"),
+    ],
+)
+def test_auto_asks_whether_a_gpu_cudnn_and_the_family_go_together(
+    changes, dtype, reason, monkeypatch
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    monkeypatch.setattr(jax, "devices", lambda: [types.SimpleNamespace(compute_capability="9.0")])
+    decoder = random_decoder("llama")
+    config = dataclasses.replace(decoder.config, **{"head_dim": 64, **changes})
+    choose_attention(decoder.blocks, config, jnp.dtype(dtype), "auto")
+    assert decoder.blocks.attention.implementation == ("xla" if reason else "cudnn")
+    if reason:
+        with pytest.raises(UserError, match=reason):
+            choose_attention(decoder.blocks, config, jnp.dtype(dtype), "cudnn")

@@ -14,7 +14,7 @@ from pintern.errors import UserError
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.quantize": ("none", "int8"),
-    "model.attention": ("xla", "cudnn"),
+    "model.attention": ("auto", "xla", "cudnn"),
     "task.kind": (
         "company",
         "dart",
@@ -55,6 +55,7 @@ def _list_of(what: str, kind: Any) -> tuple[str, Callable[[Any], bool]]:
 
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "seed": _NOT_NEGATIVE,
+    "model.unroll": _NOT_NEGATIVE,
     "mesh.data": _SIZE,
     "mesh.fsdp": _SIZE,
     "mesh.tensor": _SIZE,

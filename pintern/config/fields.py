@@ -18,7 +18,11 @@ def default_config() -> ConfigDict:
     config.model.dtype = "auto"  # auto (float32 on CPU, else bfloat16), float32 or bfloat16
     config.model.quantize = "none"  # int8 holds the frozen linear maps in a byte per weight
     config.model.remat = False  # recompute activations in the backward pass: less memory
-    config.model.attention = "xla"  # cudnn on an NVIDIA GPU in bfloat16: no scores in memory
+    # auto, xla or cudnn (NVIDIA GPUs, bfloat16: no scores in memory); auto: cudnn on one such GPU
+    config.model.attention = "auto"
+    # blocks that a program has one behind another, in a loop over the rest; more take longer to
+    # compile. 0: all of up to 48 on one GPU, which trains faster so; 1 elsewhere
+    config.model.unroll = 0
 
     config.mesh = ConfigDict()  # of devices; the sizes multiply to their number, -1 is the rest
     config.mesh.data = 1  # rows of a batch are split over it

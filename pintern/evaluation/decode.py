@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Int, Key
 
 from pintern.adapters.adapter import Adapter
 from pintern.adapters.groups import by_group
+from pintern.compiling import only_device
 from pintern.evaluation import engine
 from pintern.evaluation.engine import Places, Read
 from pintern.evaluation.sampling import Sampling
@@ -24,6 +25,7 @@ from pintern.evaluation.turns import Service, pad_rows
 from pintern.evaluation.unroll import unrolled
 from pintern.models.cache import join_prefixes
 
+_TOKENS_AT_ONCE = 8192  # fewer take an accelerator as long: it waits for the weights
 _RATIO = 16  # rows that are so much shorter than others are served after them, in less room
 
 
@@ -38,6 +40,9 @@ class Generator:
       sampling: how to choose tokens.
       cached: prefill the prefix once and keep it; False reads it again with every row, as a server
         without prefix caching does (for measurements). Soft prompts are kept in any case.
+
+    Attributes:
+      tokens_at_once: that are read in one call, if there are rows and places for as many.
     """
 
     def __init__(
@@ -79,8 +84,9 @@ class Generator:
         members: Sequence[tuple[Adapter | None, Sequence[int]]],
         sampling: Sampling,
     ) -> None:
-        if _on_one_cpu(base):
+        if _is_unrolled(base):
             graph, base = unrolled(graph, base)
+        self.tokens_at_once = 0 if jax.default_backend() == "cpu" else _TOKENS_AT_ONCE
         self._graph, self._base, self._sampling = graph, base, sampling
         self._groups = len(members)
         self._prefilled = join_prefixes(
@@ -193,7 +199,7 @@ class Generator:
     def advance(self, places: Places, ended: int, *, steps: int | None = None) -> Places:
         """Chooses tokens until so many places have ended, or for so many steps; takes `places`."""
         steps = self._sampling.max_new_tokens if steps is None else steps
-        return engine.advance(
+        return engine.advance_program()(
             self._graph, self._sampling, self._base, self._adapter, places, ended, steps
         )
 
@@ -210,9 +216,19 @@ class Generator:
         return engine.admit(self._sampling, places, read, where, keys)
 
 
-def _on_one_cpu(base: nnx.State) -> bool:
-    devices = {d for leaf in jax.tree.leaves(base) for d in leaf.devices()}
-    return len(devices) == 1 and devices.pop().platform == "cpu"
+def _is_unrolled(base: nnx.State) -> bool:
+    """Whether a block for every layer decodes faster: on one CPU, and on one GPU with room for it.
+
+    A loop over stacked blocks copies each layer's weights, and there the whole cache, per token.
+    """
+    device = only_device(base)
+    if device is None or device.platform not in ("cpu", "gpu"):
+        return False
+    memory = device.memory_stats() if device.platform == "gpu" else None
+    if memory is None:
+        return True
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(base))
+    return needed < (memory["bytes_limit"] - memory["bytes_in_use"]) / 2
 
 
 def _until(tokens: Int[np.ndarray, " new"], eos: int) -> list[int]:

@@ -13,6 +13,7 @@ and what is left of an earlier tenant is hidden by its position, −1.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from pintern import compiling
 from pintern.adapters.adapter import Adapter
 from pintern.evaluation.sampling import Sampling, choose
 from pintern.models.attention import KV
@@ -92,7 +94,9 @@ def read_rows(
     cache, start = prefilled
     positions = positions_of(valid, start[:, None])
     last = valid.shape[-1] - 1 - jnp.argmax(valid[..., ::-1], axis=-1)
-    hidden, cache = decoder(tokens, positions, cache, wanted=last[..., None], adapter=adapter)
+    hidden, cache = decoder(
+        tokens, positions, cache, wanted=last[..., None], ordered=True, adapter=adapter
+    )
     logits = decoder.logits(hidden[:, :, 0])
     return Read(cache.rows, cache.row_positions, logits, positions.max(-1) + 1)
 
@@ -211,8 +215,6 @@ def begin(
     return admit(sampling, no_rows(sampling, prefilled, read, rows, slots), read, where, keys)
 
 
-# The places are given away: otherwise each call would cost a copy of the cache.
-@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=4)
 def advance(
     graph: nnx.GraphDef,
     sampling: Sampling,
@@ -260,3 +262,15 @@ def advance(
     places = places._replace(cache=cache.without_row_axis())
     places = jax.lax.while_loop(goes_on, one_token, places)
     return places._replace(cache=places.cache.with_row_axis())
+
+
+@functools.cache
+def advance_program() -> Callable[..., Places]:
+    """`advance`, compiled for where JAX computes."""
+    # The places are given away: otherwise each call would cost a copy of the cache.
+    return jax.jit(
+        advance,
+        static_argnums=(0, 1),
+        donate_argnums=4,
+        compiler_options=compiling.options(compiling.LOOP),
+    )

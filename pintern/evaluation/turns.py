@@ -46,7 +46,8 @@ class Service:
         self._slots = bucket(max(len(rows[queue[0]]) for queue in queues if queue))
         self._tenants = np.full((len(queues), places), -1)
         self._few = max(1, places // 8)
-        self._many = min(places, max(self._few, _AT_ONCE))
+        together = max(self._few, _AT_ONCE, generator.tokens_at_once // self._slots)
+        self._many = min(places, together)
         self._state: Places | None = None
 
     def run(self) -> Iterator[tuple[int, np.ndarray]]:

@@ -63,6 +63,8 @@ class Decoder(nnx.Module):
       final_norm: None where the last block ends with a norm.
       head: `[model, vocab]`, or None when tied to the embedding.
       out_first: whether head and kernels lie as `[out, in]` instead (`evaluation.unroll`).
+      unroll: stacked blocks that the program has one behind another; as many as there are is a
+        program without a loop, which keeps nothing in stacks and takes longer to compile.
     """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, remat: bool = False):
@@ -92,6 +94,7 @@ class Decoder(nnx.Module):
         self.final_norm = None if config.norm_placement == "post" else norm_of(config)
         self.head = None if config.tied_head else normal(embed, config.vocab_size)
         self.out_first = False
+        self.unroll = 1
 
     def embed(self, tokens: Int[Array, "*batch"]) -> Float[Array, "*batch embed"]:
         """Token embeddings, scaled as the family does, without positions. Soft prompts are such."""
@@ -121,6 +124,7 @@ class Decoder(nnx.Module):
         cache: Cache | None = None,
         *,
         wanted: Int[Array, "group row wanted"] | None = None,
+        ordered: bool = False,
         adapter: Adapter | None = None,
         dropout_key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "group row read model"], Cache]:
@@ -132,6 +136,8 @@ class Decoder(nnx.Module):
           cache: what was read before; None at the start.
           wanted: slots whose hidden states are asked for; all of them where it is None. Of a list
             of blocks, the last one then makes no others. Not together with dropout.
+          ordered: whether each row has its tokens in order and padding behind them. What stands at
+            padded slots means nothing then.
           adapter: LoRA pairs to apply; its soft prompt is *not* added here (see `prefill`).
           dropout_key: switches LoRA dropout on.
 
@@ -149,6 +155,7 @@ class Decoder(nnx.Module):
         row_positions = write_slots(cache.row_positions, positions, cache.length, axis=2)
         view, local_view = views_of(self.config, positions, row_positions, cache.prefix_positions)
         real = positions >= 0
+        causal = ordered and cache.rows is None and self.config.window is None
 
         lora = {} if adapter is None else adapter.lora
         scale, rate = (1.0, 0.0) if adapter is None else (adapter.scale, adapter.dropout)
@@ -174,7 +181,10 @@ class Decoder(nnx.Module):
                 new = KV(whole_slots(new.keys), whole_slots(new.values))
                 own = new if xs.rows is None else write_rows(xs.rows, new, cache.length)
                 seen = jax.tree.map(lambda mask: _at(mask, wanted), masks)
-                mixed = fused.attend(block.attention, _at(q, wanted), xs.prefix, own, seen)
+                at = _at(q, wanted)
+                mixed = fused.attend(
+                    block.attention, at, xs.prefix, own, seen, causal=causal and at is q
+                )
                 return block.attention.output(mixed, share), own
 
             hidden, own, routed = block(hidden, attend, share, real, lambda x: _at(x, wanted))
@@ -197,7 +207,10 @@ class Decoder(nnx.Module):
             graph, stacked = nnx.split(self.blocks)
             body = jax.checkpoint(layer) if self.remat else layer
             hidden, (rows, routed) = jax.lax.scan(
-                body, hidden, Layer(stacked, lora, cache.prefix, cache.rows, keys, windowed)
+                body,
+                hidden,
+                Layer(stacked, lora, cache.prefix, cache.rows, keys, windowed),
+                unroll=self.unroll,
             )
             hidden = _at(hidden, wanted)
         if self.final_norm is not None:

@@ -22,13 +22,22 @@ def attend(
     prefix: KV | None,
     own: KV,
     masks: Masks,
+    *,
+    causal: bool = False,
 ) -> Float[Array, "group row query heads*dim"]:
-    """`Attention.attend`, by the implementation that was chosen."""
-    # A single token, as decoding reads it, has no scores that are worth a kernel.
-    if attention.implementation == "xla" or q.shape[2] == 1:
+    """`Attention.attend`, by the implementation that was chosen.
+
+    `causal` is `fused_attention`'s.
+    """
+    # A single token, as decoding reads it, has no scores that are worth a kernel. Behind a mask
+    # cuDNN takes an even number of queries, which rows have by their padding.
+    masked = not causal or prefix is not None
+    if attention.implementation == "xla" or q.shape[2] == 1 or (masked and q.shape[2] % 2):
         return attention.attend(q, prefix, own, masks)
     implementation, scale = attention.implementation, attention.scale
-    return fused_attention(q, prefix, own, masks, scale=scale, implementation=implementation)
+    return fused_attention(
+        q, prefix, own, masks, scale=scale, implementation=implementation, causal=causal
+    )
 
 
 def fused_attention(
@@ -39,6 +48,7 @@ def fused_attention(
     *,
     scale: float,
     implementation: Literal["cudnn", "xla"],
+    causal: bool = False,
 ) -> Float[Array, "group row query heads*dim"]:
     """What `Attention.attend` computes, without soft cap and ALiBi.
 
@@ -49,6 +59,8 @@ def fused_attention(
       masks: who sees what.
       scale: of the scores.
       implementation: of `jax.nn.dot_product_attention`.
+      causal: whether `masks.own` hides no more than what comes later, and padding behind a row's
+        tokens. Without a prefix the kernel then takes no mask, and makes half the scores.
     """
     group, row, query, heads, dim = q.shape
 
@@ -64,31 +76,59 @@ def fused_attention(
         keys = jnp.concatenate([shared[0], keys], axis=1)
         values = jnp.concatenate([shared[1], values], axis=1)
         mask = jnp.concatenate([masks.prefix, mask], axis=-1)
+    causal = causal and prefix is None
+    if not causal and keys.shape[1] % 2:  # likewise of keys: one more that nobody sees
+        keys, values = (jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) for x in (keys, values))
+        mask = jnp.pad(mask, [(0, 0), (0, 0), (0, 0), (0, 1)])
     out = jax.nn.dot_product_attention(
         q.reshape(group * row, query, heads, dim),
         keys,
         values,
-        mask=mask.reshape(group * row, 1, query, -1),
+        mask=None if causal else mask.reshape(group * row, 1, query, -1),
+        is_causal=causal,
         scale=scale,
         implementation=implementation,
     )
     return out.reshape(group, row, query, heads * dim)
 
 
-def use_cudnn(blocks: nnx.Module, config: DecoderConfig, dtype: jnp.dtype) -> None:
-    """Has a decoder's blocks read rows and prefixes with cuDNN's kernel; single tokens as before.
+def choose_attention(
+    blocks: nnx.Module, config: DecoderConfig, dtype: jnp.dtype, wanted: str
+) -> None:
+    """Has a decoder's blocks read rows and prefixes as is `wanted`; single tokens as before.
+
+    Args:
+      blocks: of the decoder.
+      config: its.
+      dtype: of the base.
+      wanted: `xla`; `cudnn`; or `auto`, which is cuDNN's kernel on one GPU that has it, where it
+        was the faster one (`benchmarks.training_gpu`), and else XLA.
 
     Raises:
-      UserError: not on an NVIDIA GPU, not in bfloat16, or a family with soft cap or ALiBi.
+      UserError: cuDNN's is wanted by name where it can't be had.
     """
-    wrong = None
+    wrong = None if wanted == "xla" else _against_cudnn(config, dtype)
+    if wanted == "cudnn" and wrong:
+        raise UserError(f"config.model.attention is 'cudnn', but {wrong}.", "Set it to 'auto'.")
+    with_cudnn = wanted == "cudnn" or (
+        wanted == "auto" and wrong is None and jax.device_count() == 1
+    )
+    blocks.attention.implementation = "cudnn" if with_cudnn else "xla"
+
+
+def _against_cudnn(config: DecoderConfig, dtype: jnp.dtype) -> str | None:
+    """Why cuDNN's kernel can't be had, if so."""
     if jax.default_backend() != "gpu":
-        wrong = f"JAX computes on {jax.default_backend()}; cuDNN is NVIDIA's, for its GPUs"
-    elif dtype != jnp.bfloat16:
-        wrong = f"the base is in {dtype}; cuDNN's kernel takes bfloat16 (config.model.dtype)"
-    elif config.score_cap is not None or config.positions == "alibi":
-        kind = "ALiBi" if config.positions == "alibi" else "a soft cap on scores"
-        wrong = f"this family has {kind}, which is not handed to cuDNN here"
-    if wrong:
-        raise UserError(f"config.model.attention is 'cudnn', but {wrong}.", "Set it to 'xla'.")
-    blocks.attention.implementation = "cudnn"
+        return f"JAX computes on {jax.default_backend()}; cuDNN is NVIDIA's, for its GPUs"
+    capability = getattr(jax.devices()[0], "compute_capability", "0")
+    if float(capability) < 8:
+        return f"the GPU has compute capability {capability}; cuDNN's kernel takes 8.0 or more"
+    if dtype != jnp.bfloat16:
+        return f"the base is in {dtype}; cuDNN's kernel takes bfloat16 (config.model.dtype)"
+    if config.head_dim % 8 or config.head_dim > 128:
+        return f"heads have {config.head_dim} dimensions; it takes multiples of 8 up to 128"
+    if config.positions == "alibi":
+        return "this family has ALiBi, which is not handed to cuDNN here"
+    if config.score_cap is not None:
+        return "this family has a soft cap on scores, which is not handed to cuDNN here"
+    return None

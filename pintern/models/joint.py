@@ -42,7 +42,7 @@ def read_jointly(
     Args:
       decoder: see `reads_jointly`.
       prefix: soft prompt and embedded prefix, at least one slot.
-      prefix_positions: −1 is padding.
+      prefix_positions: −1 is padding, which stands behind what is real.
       rows: token ids.
       row_positions: in the whole sequence, prefix included; −1 is padding.
       adapter: LoRA pairs; its soft prompt is in `prefix`.
@@ -67,6 +67,7 @@ def read_jointly(
         both and (jax.tree.map(join, *(v.rotary for v in both)), *(v.masks for v in both))
         for both in views
     )
+    causal = decoder.config.window is None
     graph, stacked = nnx.split(decoder.blocks)
     scale = 1.0 if adapter is None else adapter.scale
 
@@ -84,7 +85,7 @@ def read_jointly(
 
         def attend(x: Array) -> tuple[Array, None]:
             q, new = block.attention.project(x, rotary, share)
-            mixed = _attend(block.attention, q, new, (of_prefix, of_rows), slots)
+            mixed = _attend(block.attention, q, new, (of_prefix, of_rows), slots, causal=causal)
             return block.attention.output(mixed, share), None
 
         hidden, _, routed = block(hidden, attend, share, real, lambda x: x)
@@ -93,7 +94,7 @@ def read_jointly(
     windowed = jnp.asarray(decoder.config.windowed) if decoder.config.windowed else None
     xs = (stacked, {} if adapter is None else adapter.lora, windowed)
     body = jax.checkpoint(layer) if decoder.remat else layer
-    hidden, routed = jax.lax.scan(body, hidden, xs)
+    hidden, routed = jax.lax.scan(body, hidden, xs, unroll=decoder.unroll)
     if decoder.final_norm is not None:
         hidden = decoder.final_norm(hidden)
     of_prefix, of_rows = apart(hidden, slots, rows.shape[1])
@@ -122,6 +123,8 @@ def _attend(
     new: KV,
     masks: tuple[Masks, Masks],
     slots: int,
+    *,
+    causal: bool,
 ) -> Float[Array, "group 1 joined heads*dim"]:
     """The prefix to itself, and each row to the prefix and itself."""
     rows = masks[1].own.shape[1]
@@ -132,7 +135,7 @@ def _attend(
             *(_heads_apart(x, slots, rows) for x in (new.keys, new.values)), strict=True
         )
     )
-    first = fused.attend(attention, queries[0], None, of_prefix, masks[0])
+    first = fused.attend(attention, queries[0], None, of_prefix, masks[0], causal=causal)
     shared = jax.tree.map(lambda x: x[:, :, 0], of_prefix)
     return join(first, fused.attend(attention, queries[1], shared, of_rows, masks[1]))
 

@@ -76,7 +76,7 @@ def by_outputs(
 
     XLA:CPU packs a product's right factor before it multiplies. With a few rows that costs more
     than multiplying, so the few rows are made the right factor; the barrier keeps it so. A single
-    row meets W in blocks of outputs, as a batch of products: W is read faster so.
+    row meets W in blocks of outputs, as a batch of products: W is read faster so, on a GPU too.
     """
     barrier = jax.lax.optimization_barrier
     flat = x.reshape(-1, x.shape[-1])
@@ -86,7 +86,9 @@ def by_outputs(
         blocks = w.reshape(_BLOCKS, -1, w.shape[1])
         y = barrier(jnp.einsum("boi,bri->bor", blocks, repeated))
     elif rows <= _FEW_ROWS:
-        y = barrier(w @ flat.T).T
+        y = jax.lax.platform_dependent(
+            w, flat, cpu=lambda w, x: barrier(w @ x.T).T, default=lambda w, x: x @ w.T
+        )
     else:
         y = flat @ w.T
     return y.reshape(*x.shape[:-1], outputs)
@@ -139,7 +141,8 @@ class Linear(nnx.Module):
                 x = _dropout(x, adapter.dropout, adapter.key, self.name)
             product = matmul if pair.a.ndim == 2 else _by_group
             low = product(x, pair.a.astype(x.dtype))
-            y = y + adapter.scale * product(low, pair.b.astype(x.dtype))
+            # Scaled before B, where it is narrow, and the sum is left to the product.
+            y = y + product(adapter.scale * low, pair.b.astype(x.dtype))
         return y
 
 

@@ -20,7 +20,7 @@ from pintern.models.joint import read_jointly, reads_jointly
 
 @flax.struct.dataclass
 class Batch:
-    """Groups of rows, each group under one prefix. Padding has position −1 or weight 0.
+    """Groups of rows, each group under one prefix. Padding stands behind what is real.
 
     Completions differ in length, so the targets of several rows stand one behind another: padding
     is at the end of the list and not of every row. Such rows, as many as there are rows to a list
@@ -102,7 +102,11 @@ def _read_prefix(
     if inputs.shape[1] == 0:
         return None, Cache(), jnp.zeros(len(inputs), jnp.int32)
     hidden, cache = decoder(
-        inputs[:, None], positions_of(valid)[:, None], adapter=adapter, dropout_key=dropout_key
+        inputs[:, None],
+        positions_of(valid)[:, None],
+        ordered=True,
+        adapter=adapter,
+        dropout_key=dropout_key,
     )
     return hidden[:, 0], cache.as_prefix(), valid.sum(-1)
 
@@ -169,7 +173,9 @@ def read_batch(
         )
     cache, start = prefix
     positions = positions_of(batch.row_valid, start[:, None])
-    rows, cache = decoder(batch.row_tokens, positions, cache, adapter=adapter, dropout_key=row_key)
+    rows, cache = decoder(
+        batch.row_tokens, positions, cache, ordered=True, adapter=adapter, dropout_key=row_key
+    )
     return Reading(hidden, rows, cache.routed)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from pintern import compiling
+
 
 class Programs:
     """Programs by key, compiled ahead of time in one background thread.
@@ -27,7 +29,12 @@ class Programs:
         donate: tuple[int, ...] = (),
         out_shardings: Any = None,
     ):
-        self._jitted = jax.jit(function, donate_argnums=donate, out_shardings=out_shardings)
+        self._jitted = jax.jit(
+            function,
+            donate_argnums=donate,
+            out_shardings=out_shardings,
+            compiler_options=compiling.options(compiling.STEP),
+        )
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compile")
         self._programs: dict[Hashable, concurrent.futures.Future] = {}
         self.count = 0

@@ -39,6 +39,7 @@ _ON_REQUEST = (
     "model.revision:",
     "model.remat:",
     "model.attention:",
+    "model.unroll:",
 )
 CHANGES = "changes.jsonl"
 

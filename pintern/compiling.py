@@ -1,0 +1,50 @@
+"""What XLA is asked for beside its defaults where it compiles for an NVIDIA GPU.
+
+Each was measured there beside the default (BUILD_NOTES.md); other backends get their defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+_MANY_LAYERS = 48
+# cuBLAS adds within a product what LoRA gives, and reads a layer's weights where they lie in the
+# stack. A recorded graph of so many kernels would be mended with every batch, which lies elsewhere.
+STEP: Mapping[str, Any] = {
+    "xla_gpu_enable_triton_gemm": False,
+    "xla_gpu_enable_command_buffer": "",
+}
+# The loop over tokens is recorded with its condition: no token waits for the host.
+LOOP: Mapping[str, Any] = {
+    "xla_gpu_enable_command_buffer": (
+        "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE"
+    ),
+}
+
+
+def options(on_gpu: Mapping[str, Any]) -> dict[str, Any] | None:
+    """`compiler_options` of `jax.jit`: those given where JAX computes on a GPU, else none."""
+    return dict(on_gpu) if jax.default_backend() == "gpu" else None
+
+
+def unroll(wanted: int, layers: int) -> int:
+    """Blocks that a training step's program has one behind another, of so many layers.
+
+    Args:
+      wanted: the config's number; 0 is all on one GPU, if they aren't too many to compile in a
+        minute or two, and 1 elsewhere.
+      layers: of the decoder.
+    """
+    if wanted:
+        return min(wanted, layers)
+    alone = jax.default_backend() == "gpu" and jax.device_count() == 1
+    return layers if alone and layers <= _MANY_LAYERS else 1
+
+
+def only_device(tree: Any) -> jax.Device | None:
+    """The device that holds all arrays of a tree; None where several do."""
+    devices = {d for leaf in jax.tree.leaves(tree) for d in leaf.devices()}
+    return devices.pop() if len(devices) == 1 else None
