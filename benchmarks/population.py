@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from pintern import cli
+from pintern import cli, compiling
 
 MEMBERS = flags.DEFINE_list("members", ["1", "8"], "How many at once.")
 LORA = flags.DEFINE_boolean("lora", False, "LoRA on every map in place of a soft prompt.")
@@ -91,7 +91,9 @@ class Compiled:
     def __init__(self, function: Callable[..., Any], state: Any, *rest: Any):
         jax.clear_caches()
         began = time.perf_counter()
-        self._program = jax.jit(function, donate_argnums=0).lower(state, *rest).compile()
+        options = compiling.options(compiling.STEP)
+        jitted = jax.jit(function, donate_argnums=0, compiler_options=options)
+        self._program = jitted.lower(state, *rest).compile()
         self.seconds = time.perf_counter() - began
         analysis = self._program.memory_analysis()
         self.megabytes = 1e-6 * (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes)
@@ -112,6 +114,7 @@ class Bench:
         from pintern.assemble import assemble, new_adapter, split_decoder
         from pintern.config import default_config
         from pintern.training.data import TrainingData
+        from pintern.training.joint_parts import load_members_base
         from pintern.training.stacking import PopulationData
         from pintern.training.step import TrainState, make_optimizer
 
@@ -121,7 +124,7 @@ class Bench:
         config.curriculum.update(schedule="explicit", keep_rates=(0.0,), shots=(0,))
         if not LORA.value:
             config.adapter.targets, config.adapter.soft_prompt = (), 25
-        self.config, parts = config, assemble(config)
+        self.config, parts = config, assemble(config, base=load_members_base(config))
         self.graph, self.base = split_decoder(parts.checkpoint)
         self.optimizer = make_optimizer(config.train)
         adapter = new_adapter(parts)

@@ -33,7 +33,7 @@ from pintern import cli
 if TYPE_CHECKING:
     from pintern.models.load import Checkpoint
 
-REPEATS = flags.DEFINE_integer("repeats", 5, "Timed runs of each side.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side.")
 STEPS = flags.DEFINE_integer("steps", 4, "Steps of a run.")
 TINY = flags.DEFINE_boolean("tiny", False, "Tiny model and rows, in float32; means nothing.")
 # Ratio to PEFT at each shape, and utilisation at the first.
@@ -125,9 +125,9 @@ class Bench:
             lambda: self._run(ours),
             lambda: (self._peer.run(self._theirs * STEPS.value), synchronise()),
         )
-        mine, other = (
-            side.scaled(1 / STEPS.value) for side in measure.paired(*runs, REPEATS.value)
-        )
+        # Both have made steps already.
+        found = measure.paired(*runs, REPEATS.value, warm=lambda: None)
+        mine, other = (side.scaled(1 / STEPS.value) for side in found)
         case, name = self._case, self._case.name
         work = Work.of(self._base.decoder, 0)
         needed, theirs = case.flops(work), case.peer_flops(work)

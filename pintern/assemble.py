@@ -59,8 +59,15 @@ def model_directory(config: ConfigDict) -> Path:
     return resolve_model(fields.path, fields.revision, weights=not fields.random_init)
 
 
-def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
-    """Loads the base onto the config's mesh, and its tokenizer, and checks that they fit."""
+def load_base(
+    config: ConfigDict, *, attention: str | None = None
+) -> tuple[Checkpoint, PieceTokenizer]:
+    """Loads the base onto the config's mesh, and its tokenizer, and checks that they fit.
+
+    Args:
+      config: the checked config.
+      attention: in place of `config.model.attention`.
+    """
     where = sharding_of(make_mesh(config.mesh.to_dict()))
     directory = model_directory(config)
     auto = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
@@ -81,7 +88,8 @@ def load_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
             sharding_of=where,
         )
     decoder = checkpoint.decoder
-    choose_attention(decoder.blocks, checkpoint.config, dtype, config.model.attention)
+    wanted = attention or config.model.attention
+    choose_attention(decoder.blocks, checkpoint.config, dtype, wanted)
     decoder.unroll = compiling.unroll(config.model.unroll, checkpoint.config.num_layers)
     tokenizer = PieceTokenizer.load(directory)
     check_tokenizer(tokenizer.size, checkpoint.config)

@@ -5,11 +5,13 @@ Each was measured there beside the default (BUILD_NOTES.md); other backends get 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import jax
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _MANY_LAYERS = 48
 # cuBLAS adds within a product what LoRA gives, and reads a layer's weights where they lie in the
 # stack. A recorded graph of so many kernels would be mended with every batch, which lies elsewhere.
@@ -17,6 +19,8 @@ STEP: Mapping[str, Any] = {
     "xla_gpu_enable_triton_gemm": False,
     "xla_gpu_enable_command_buffer": "",
 }
+# Likewise of reading a prefix or rows: each call's cache lies elsewhere.
+READ: Mapping[str, Any] = {"xla_gpu_enable_command_buffer": ""}
 # The loop over tokens is recorded with its condition: no token waits for the host.
 LOOP: Mapping[str, Any] = {
     "xla_gpu_enable_command_buffer": (
@@ -28,6 +32,31 @@ LOOP: Mapping[str, Any] = {
 def options(on_gpu: Mapping[str, Any]) -> dict[str, Any] | None:
     """`compiler_options` of `jax.jit`: those given where JAX computes on a GPU, else none."""
     return dict(on_gpu) if jax.default_backend() == "gpu" else None
+
+
+def jitted(on_gpu: Mapping[str, Any], **arguments: Any) -> Callable[[Function], Function]:
+    """`jax.jit` for a decorator, with `options`: the backend is known at the first call only.
+
+    Args:
+      on_gpu: see `options`.
+      **arguments: of `jax.jit`.
+    """
+
+    def decorate(function: Function) -> Function:
+        @functools.cache
+        def program() -> Any:
+            return jax.jit(function, compiler_options=options(on_gpu), **arguments)
+
+        @functools.wraps(function)
+        def call(*given: Any) -> Any:
+            # Within another program it is a part of that, and takes no options.
+            traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(given))
+            return (function if traced else program())(*given)
+
+        call.lower = lambda *given: program().lower(*given)
+        return call
+
+    return decorate
 
 
 def unroll(wanted: int, layers: int) -> int:

@@ -135,7 +135,7 @@ def compile_decoding(
         return
     measured, _ = measure(
         "decode",
-        functools.partial(engine.advance_program().lower, base.graph, sampling),
+        functools.partial(engine.advance.lower, base.graph, sampling),
         (base.state, adapter, places, rows, fields.max_new_tokens),
         {**held, "batch": places[2:], "cache": places.cache},
         tokens=rows * fields.max_new_tokens,

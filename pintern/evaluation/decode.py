@@ -199,7 +199,7 @@ class Generator:
     def advance(self, places: Places, ended: int, *, steps: int | None = None) -> Places:
         """Chooses tokens until so many places have ended, or for so many steps; takes `places`."""
         steps = self._sampling.max_new_tokens if steps is None else steps
-        return engine.advance_program()(
+        return engine.advance(
             self._graph, self._sampling, self._base, self._adapter, places, ended, steps
         )
 

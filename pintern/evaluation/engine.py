@@ -13,7 +13,6 @@ and what is left of an earlier tenant is hidden by its position, −1.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -72,7 +71,7 @@ class Read(NamedTuple):
     position: Int[Array, "group row"]
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiling.jitted(compiling.READ, static_argnums=0)
 def read_prefix(
     graph: nnx.GraphDef, base: nnx.State, adapter: Adapter | None, prefix: Int[Array, "group slot"]
 ) -> tuple[Cache, Int[Array, " group"]]:
@@ -80,7 +79,7 @@ def read_prefix(
     return prefill(nnx.merge(graph, base), prefix, jnp.ones_like(prefix), adapter=adapter)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@compiling.jitted(compiling.READ, static_argnums=0)
 def read_rows(
     graph: nnx.GraphDef,
     base: nnx.State,
@@ -215,6 +214,8 @@ def begin(
     return admit(sampling, no_rows(sampling, prefilled, read, rows, slots), read, where, keys)
 
 
+# The places are given away: otherwise each call would cost a copy of the cache.
+@compiling.jitted(compiling.LOOP, static_argnums=(0, 1), donate_argnums=4)
 def advance(
     graph: nnx.GraphDef,
     sampling: Sampling,
@@ -262,15 +263,3 @@ def advance(
     places = places._replace(cache=cache.without_row_axis())
     places = jax.lax.while_loop(goes_on, one_token, places)
     return places._replace(cache=places.cache.with_row_axis())
-
-
-@functools.cache
-def advance_program() -> Callable[..., Places]:
-    """`advance`, compiled for where JAX computes."""
-    # The places are given away: otherwise each call would cost a copy of the cache.
-    return jax.jit(
-        advance,
-        static_argnums=(0, 1),
-        donate_argnums=4,
-        compiler_options=compiling.options(compiling.LOOP),
-    )

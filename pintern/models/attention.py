@@ -8,7 +8,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
-from pintern.models.layers import INIT_STD, LayerAdapter, Linear, norm_of
+from pintern.models.layers import INIT_STD, LayerAdapter, Linear, by_a, norm_of
 from pintern.models.rope import apply_rotary
 from pintern.models.segments import Segment, mix, mix_written
 
@@ -84,7 +84,9 @@ class Attention(nnx.Module):
     ) -> tuple[Float[Array, "group row query heads dim"], KV]:
         """Queries, and the keys and values that this row adds, with rotary positions applied."""
         if not self.fused:
-            q, k, v = self.query(x, adapter), self.key(x, adapter), self.value(x, adapter)
+            maps = (self.query, self.key, self.value)
+            lows = by_a(x, adapter, *maps)
+            q, k, v = (m(x, adapter, low) for m, low in zip(maps, lows, strict=True))
         elif self.by_head:
             heads = self.qkv(x, adapter).reshape(*x.shape[:-1], self.heads, 3, self.dim)
             q, k, v = heads[..., 0, :], heads[..., 1, :], heads[..., 2, :]

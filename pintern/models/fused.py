@@ -29,10 +29,9 @@ def attend(
 
     `causal` is `fused_attention`'s.
     """
-    # A single token, as decoding reads it, has no scores that are worth a kernel. Behind a mask
-    # cuDNN takes an even number of queries, which rows have by their padding.
-    masked = not causal or prefix is not None
-    if attention.implementation == "xla" or q.shape[2] == 1 or (masked and q.shape[2] % 2):
+    # A single token, as decoding reads it, has no scores that are worth a kernel; and cuDNN takes
+    # an even number of queries, which rows have by their padding, and soft prompts needn't have.
+    if attention.implementation == "xla" or q.shape[2] % 2:
         return attention.attend(q, prefix, own, masks)
     implementation, scale = attention.implementation, attention.scale
     return fused_attention(
@@ -77,7 +76,7 @@ def fused_attention(
         values = jnp.concatenate([shared[1], values], axis=1)
         mask = jnp.concatenate([masks.prefix, mask], axis=-1)
     causal = causal and prefix is None
-    if not causal and keys.shape[1] % 2:  # likewise of keys: one more that nobody sees
+    if keys.shape[1] % 2:  # and an even number of keys: one more that nobody sees
         keys, values = (jnp.pad(x, [(0, 0), (0, 1), (0, 0), (0, 0)]) for x in (keys, values))
         mask = jnp.pad(mask, [(0, 0), (0, 0), (0, 0), (0, 1)])
     out = jax.nn.dot_product_attention(

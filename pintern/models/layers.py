@@ -1,11 +1,13 @@
 """The pieces of a block: norms, linear maps with an optional LoRA update, MLP."""
 
 import functools
+import itertools
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pintern.adapters.adapter import LoraPair
@@ -126,9 +128,12 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(width_out)) if bias else None
 
     def __call__(
-        self, x: Float[Array, "*batch in"], adapter: LayerAdapter
+        self,
+        x: Float[Array, "*batch in"],
+        adapter: LayerAdapter,
+        low: Float[Array, "*batch rank"] | None = None,
     ) -> Float[Array, "*batch out"]:
-        """Maps `[..., in]` to `[..., out]` in the dtype of `x`."""
+        """Maps `[..., in]` to `[..., out]` in the dtype of `x`; `low` as `by_a` gives it."""
         kernel = gathered(self.kernel[...], f"blocks.{self.name}.kernel")
         y = (by_outputs if self.out_first else matmul)(x, kernel.astype(x.dtype))
         if self.kernel_scale is not None:
@@ -140,10 +145,31 @@ class Linear(nnx.Module):
             if adapter.key is not None and adapter.dropout > 0:
                 x = _dropout(x, adapter.dropout, adapter.key, self.name)
             product = matmul if pair.a.ndim == 2 else _by_group
-            low = product(x, pair.a.astype(x.dtype))
+            if low is None:
+                low = product(x, pair.a.astype(x.dtype))
             # Scaled before B, where it is narrow, and the sum is left to the product.
             y = y + product(adapter.scale * low, pair.b.astype(x.dtype))
         return y
+
+
+def by_a(
+    x: Float[Array, "*batch in"], adapter: LayerAdapter, *linears: Linear
+) -> list[Float[Array, "*batch rank"] | None]:
+    """What maps that read the same x make of it with their A, in one product.
+
+    One by one each would read x, and in the backward pass read and write x's gradient. None where a
+    map has no pair, or makes its own: under dropout, and of groups.
+    """
+    names = [linear.name for linear in linears]
+    pairs = {name: adapter.lora[name] for name in names if name in adapter.lora}
+    dropped = adapter.key is not None and adapter.dropout > 0
+    if len(pairs) < 2 or dropped or any(pair.a.ndim > 2 for pair in pairs.values()):
+        return [None] * len(names)
+    joined = jnp.concatenate([pair.a for pair in pairs.values()], axis=1)
+    ends = itertools.accumulate(pair.a.shape[1] for pair in pairs.values())
+    lows = jnp.split(matmul(x, joined.astype(x.dtype)), list(ends)[:-1], axis=-1)
+    found = dict(zip(pairs, lows, strict=True))
+    return [found.get(name) for name in names]
 
 
 def _dropout(
@@ -245,12 +271,19 @@ class MLP(nnx.Module):
 
         # The activation is made again in the backward pass: else every step within it, and what
         # `down` read for its LoRA pair, is kept, each of the block's greatest width. Of `down`
-        # itself nothing is made again, since its product is not needed there.
-        @jax.checkpoint
+        # itself nothing is made again, since its product is not needed there. A GPU keeps what
+        # `down` read: it is in memory anyway, and to make it again takes longer than to read it.
+        on_gpu = jax.default_backend() == "gpu"
+        kept = jax.checkpoint_policies.save_only_these_names(*["mlp.inner"] * on_gpu)
+
+        @functools.partial(jax.checkpoint, policy=kept, prevent_cse=not on_gpu)
         def after_up(
             up: Float[Array, "*batch inner"], gate: Float[Array, "*batch inner"] | None
         ) -> Float[Array, "*batch model"]:
-            return self.down(act(up) if gate is None else act(gate) * up, adapter)
+            inner = act(up) if gate is None else act(gate) * up
+            return self.down(checkpoint_name(inner, "mlp.inner"), adapter)
 
-        gate = None if self.gate is None else self.gate(x, adapter)
-        return after_up(self.up(x, adapter), gate)
+        if self.gate is None:
+            return after_up(self.up(x, adapter), None)
+        of_gate, of_up = by_a(x, adapter, self.gate, self.up)
+        return after_up(self.up(x, adapter, of_up), self.gate(x, adapter, of_gate))
