@@ -111,10 +111,9 @@ class Bench:
     """Base, data and states of as many members as are needed at most."""
 
     def __init__(self, count: int):
-        from pintern.assemble import assemble, new_adapter, split_decoder
+        from pintern.assemble import assemble, load_base, new_adapter, split_decoder
         from pintern.config import default_config
         from pintern.training.data import TrainingData
-        from pintern.training.joint_parts import load_members_base
         from pintern.training.stacking import PopulationData
         from pintern.training.step import TrainState, make_optimizer
 
@@ -124,7 +123,7 @@ class Bench:
         config.curriculum.update(schedule="explicit", keep_rates=(0.0,), shots=(0,))
         if not LORA.value:
             config.adapter.targets, config.adapter.soft_prompt = (), 25
-        self.config, parts = config, assemble(config, base=load_members_base(config))
+        self.config, parts = config, assemble(config, base=load_base(config, attention="xla"))
         self.graph, self.base = split_decoder(parts.checkpoint)
         self.optimizer = make_optimizer(config.train)
         adapter = new_adapter(parts)

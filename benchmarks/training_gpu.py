@@ -1,6 +1,7 @@
 """LoRA steps of a Llama of 1B parameters beside PEFT on an NVIDIA GPU, and how much of the GPU.
 
     python -m benchmarks.training_gpu
+    python -m benchmarks.training_gpu --xla_defaults
     JAX_PLATFORMS=cpu python -m benchmarks.training_gpu --tiny     (tries the script out on a CPU)
 
 Random weights in bfloat16 that both sides share; the adapter is float32. The shapes: rows of 1,024
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side.")
 STEPS = flags.DEFINE_integer("steps", 4, "Steps of a run.")
+DEFAULTS = flags.DEFINE_boolean(
+    "xla_defaults", False, "XLA's own options in place of pintern's; nothing is saved."
+)
 TINY = flags.DEFINE_boolean("tiny", False, "Tiny model and rows, in float32; means nothing.")
 # Ratio to PEFT at each shape, and utilisation at the first.
 TARGETS = {"train_gpu_plain": 1.5, "train_gpu_recurrent": 6.0}
@@ -63,7 +67,7 @@ def main(_: list[str]) -> None:
             del bench
     measure.show(results, TARGETS)
     print(f"utilisation is to be at least {UTILISATION:.0%}")
-    if not TINY.value:
+    if not (TINY.value or DEFAULTS.value):
         measure.save(results, "gpu")
     sys.exit(int(not equal))
 
@@ -155,6 +159,7 @@ class Bench:
             attention=attention,
             unroll=unroll,
             checkpoint=self._base,
+            own_options=not DEFAULTS.value,
         )
         ours.run(self._batches)
         apart = difference(ours.gradients(), self._wanted)

@@ -71,6 +71,7 @@ class Ours:
       attention: as `config.model.attention`.
       unroll: as `config.model.unroll`.
       checkpoint: the base, if it is loaded.
+      own_options: of `pintern.compiling`; else XLA's defaults.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Ours:
         attention: str = "auto",
         unroll: int = 0,
         checkpoint: Checkpoint | None = None,
+        own_options: bool = True,
     ):
         import jax
         import jax.numpy as jnp
@@ -117,7 +119,7 @@ class Ours:
         self._jitted = jax.jit(
             make_step(graph, optimizer),
             donate_argnums=0,
-            compiler_options=compiling.options(compiling.STEP),
+            compiler_options=compiling.options(compiling.STEP) if own_options else None,
         )
         self._key = jax.random.key(0)
         self._programs: dict[Any, Any] = {}

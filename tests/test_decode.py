@@ -1,6 +1,7 @@
 """Decoding behind a prefilled prefix gives what reading everything again at each token gives."""
 
 import functools
+import types
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ import tiny
 from benchmarks.measure import compilations
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.assemble import new_adapter, split_decoder
-from pintern.evaluation.decode import Generator, Sampling
+from pintern.evaluation.decode import Generator, Sampling, _is_unrolled
 from pintern.evaluation.sampling import likeliest, restrict
 from pintern.evaluation.turns import bucket, pad_rows
 
@@ -94,6 +95,35 @@ def test_one_row_at_a_time_gets_the_same(layout, monkeypatch):
     if layout == "stacked":
         monkeypatch.setattr("pintern.evaluation.decode._is_unrolled", lambda base: False)
     assert generate(trained_adapter(), batch_rows=1) == together
+
+
+def test_how_many_rows_are_read_at_once_changes_nothing(monkeypatch):
+    """An accelerator reads more: what it waits for are the weights."""
+    graph, base = split_decoder(tiny.parts().checkpoint)
+    many = [row for row in rows() for _ in range(5)]
+    made, calls = [], []
+    for tokens in (0, 32 * len(many)):
+        generator = Generator(graph, base, None, PREFIX, Sampling(NEW, NEVER))
+        generator.tokens_at_once = tokens
+        read, counted = generator.read_padded, []
+        monkeypatch.setattr(
+            generator, "read_padded", lambda *x, r=read, c=counted: c.append(len(x[0])) or r(*x)
+        )
+        made.append(generator(many, batch_rows=len(many)))
+        calls.append(counted)
+    assert made[0] == made[1]
+    assert max(calls[0]) == 8
+    assert calls[1] == [len(many)]
+
+
+@pytest.mark.parametrize(("free", "wanted"), [(3.0, True), (1.9, False)])
+def test_a_gpu_has_a_block_for_every_layer_if_there_is_room_for_it(free, wanted, monkeypatch):
+    _, base = split_decoder(tiny.parts().checkpoint)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(base))
+    memory = {"bytes_limit": int((1 + free) * size), "bytes_in_use": size}
+    gpu = types.SimpleNamespace(platform="gpu", memory_stats=lambda: memory)
+    monkeypatch.setattr("pintern.evaluation.decode.only_device", lambda tree: gpu)
+    assert _is_unrolled(base) is wanted
 
 
 def test_a_completion_ends_before_eos():

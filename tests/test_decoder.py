@@ -11,6 +11,7 @@ from tiny_models import VOCAB, random_adapter, random_decoder
 
 from pintern.evaluation.unroll import unrolled
 from pintern.models.decoder import Decoder
+from pintern.models.joint import read_jointly
 from pintern.models.shared_prefix import positions_of, prefill
 
 # Every placement of norms, penalties on distance, windows of some layers, experts.
@@ -57,3 +58,34 @@ def test_no_slots_are_wanted_under_dropout():
     tokens = jnp.zeros((1, 1, 2), jnp.int32)
     with pytest.raises(ValueError, match="dropout"):
         random_decoder("gpt2")(tokens, tokens, wanted=tokens, dropout_key=jax.random.key(0))
+
+
+@pytest.mark.parametrize("jointly", [True, False])
+@pytest.mark.parametrize("kind", ["gemma2", "mixtral"])
+def test_blocks_in_a_loop_and_one_behind_another_give_the_same(kind, jointly):
+    rng = np.random.default_rng(1)
+    tokens = jnp.asarray(rng.integers(0, VOCAB, (1, 2, 6)))
+    positions = positions_of(jnp.ones_like(tokens), jnp.asarray([[4]]))
+    prefix = jnp.asarray(rng.integers(0, VOCAB, (1, 4)))
+    decoder = random_decoder(kind)
+
+    def loss(adapter):
+        if jointly:
+            ahead = jnp.arange(4)[None]
+            embedded = decoder.embed(prefix)
+            of_prefix, hidden, _ = read_jointly(
+                decoder, embedded, ahead, tokens, positions, adapter=adapter
+            )
+            return jnp.sin(hidden).sum() + jnp.sin(of_prefix).sum()
+        cache, _ = prefill(decoder, prefix, jnp.ones_like(prefix), adapter=adapter)
+        return jnp.sin(decoder(tokens, positions, cache, adapter=adapter)[0]).sum()
+
+    found, loops = [], []
+    for unroll in (1, decoder.config.num_layers):
+        decoder.unroll = unroll
+        found.append(jax.value_and_grad(loss)(random_adapter(kind)))
+        lowered = jax.jit(lambda adapter: loss(adapter)).lower(random_adapter(kind))
+        loops.append(lowered.as_text().count("stablehlo.while"))
+    assert loops[0] > loops[1]
+    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -58,6 +58,25 @@ def test_values_and_gradients_equal_the_two_segments(heads, shared):
     )
 
 
+def test_no_mask_is_needed_where_rows_are_in_order_with_padding_behind():
+    attention = random_decoder("llama").blocks.attention
+    attention.kv_heads, attention.scale = 2, 0.3
+    real = np.arange(QUERIES) < np.array([[QUERIES], [2], [4]])
+    mask = np.tril(np.ones((QUERIES, QUERIES), bool)) & real[:, None]
+    mask = jnp.asarray(np.broadcast_to(mask, (GROUPS, ROWS, QUERIES, QUERIES)))
+    q = drawn(GROUPS, ROWS, QUERIES, 4, DIM, seed=1)
+    own = KV(*(drawn(GROUPS, 2, ROWS, QUERIES, DIM, seed=s) for s in (2, 3)))
+    push = drawn(GROUPS, ROWS, QUERIES, 4 * DIM, seed=6) * real[..., None]
+    found = []
+    for causal, hides in ((False, mask), (True, jnp.zeros_like(mask))):
+        fused = functools.partial(fused_attention, scale=0.3, implementation="xla", causal=causal)
+        out, pull = jax.vjp(
+            lambda q, own, f=fused, m=hides: f(q, None, own, Masks(None, m)), q, own
+        )
+        found.append((out * real[..., None], pull(push)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=5e-6), *found)
+
+
 def hidden_of(decoder: Decoder) -> np.ndarray:
     """Of padded rows behind a padded prefix; zero where padded."""
     rng = np.random.default_rng(1)
@@ -70,6 +89,7 @@ def hidden_of(decoder: Decoder) -> np.ndarray:
 
 
 def test_a_decoder_reads_prefix_and_rows_the_same_with_it():
+    """The prefix without a mask, the rows with one."""
     decoder = random_decoder("llama")
     wanted = hidden_of(decoder)
     decoder.blocks.attention.implementation = "cudnn"
@@ -83,6 +103,14 @@ def test_a_decoder_reads_prefix_and_rows_the_same_with_it():
             lambda *x, implementation, **more: real(*x, implementation="xla", **more),
         )
         np.testing.assert_allclose(hidden_of(decoder), wanted, atol=1e-5)
+
+
+def test_an_odd_number_of_queries_is_not_for_cudnn():
+    """As a soft prompt has, or a single token; here it would be refused."""
+    decoder = random_decoder("llama")
+    decoder.blocks.attention.implementation = "cudnn"
+    tokens = jnp.zeros((1, 1, 3), jnp.int32)
+    assert decoder(tokens, jnp.arange(3)[None, None])[0].shape[:3] == tokens.shape
 
 
 @pytest.mark.parametrize("wanted", ["auto", "xla"])

@@ -1,11 +1,13 @@
-"""Pieces of a block whose derivative is written out have that of the plain formula."""
+"""Pieces of a block give what the plain formula gives, its derivative included."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
-from pintern.models.layers import normalised
+from pintern.adapters.adapter import LoraPair
+from pintern.models.layers import LayerAdapter, Linear, by_a, normalised
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 6, 8), (3, 8)])
@@ -21,3 +23,55 @@ def test_a_norm_has_the_derivative_of_the_plain_formula(shape):
     )
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
     np.testing.assert_allclose(found[1], expected[1], rtol=0, atol=1e-6)
+
+
+def linears(*names: str) -> list[Linear]:
+    return [Linear(name, 6, 4, bias=False, rngs=nnx.Rngs(0)) for name in names]
+
+
+def pairs(*ranks: int, group: tuple[int, ...] = ()) -> dict[str, LoraPair]:
+    """Of maps a, b, …"""
+    rng = np.random.default_rng(1)
+
+    def drawn(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=(*group, *shape)), jnp.float32)
+
+    return {name: LoraPair(drawn(6, r), drawn(r, 4)) for name, r in zip("abc", ranks, strict=False)}
+
+
+def test_maps_that_read_the_same_share_a_product():
+    """Of different ranks; one of them has no pair."""
+    maps, x = linears("a", "none", "b"), jax.random.normal(jax.random.key(0), (1, 2, 3, 6))
+
+    def joined(lora, x):
+        share = LayerAdapter(lora, 0.5)
+        lows = by_a(x, share, *maps)
+        assert [None if low is None else low.shape[-1] for low in lows] == [2, None, 3]
+        return [linear(x, share, low) for linear, low in zip(maps, lows, strict=True)]
+
+    def apart(lora, x):
+        return [linear(x, LayerAdapter(lora, 0.5)) for linear in maps]
+
+    with jax.default_matmul_precision("highest"):
+        (found, pull), (wanted, pull_wanted) = (
+            jax.vjp(of, pairs(2, 3), x) for of in (joined, apart)
+        )
+        push = [jnp.cos(y) for y in wanted]
+        gradients = pull(push), pull_wanted(push)
+    for a, b in zip(
+        jax.tree.leaves((found, gradients[0])), jax.tree.leaves((wanted, gradients[1])), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(
+    "share",
+    [
+        LayerAdapter(pairs(2)),
+        LayerAdapter(pairs(2, 2, group=(3,))),
+        LayerAdapter(pairs(2, 2), dropout=0.1, key=jax.random.key(0)),
+    ],
+    ids=["alone", "groups", "dropout"],
+)
+def test_maps_that_read_something_of_their_own_share_none(share):
+    assert by_a(jnp.ones((3, 1, 2, 6)), share, *linears("a", "b")) == [None, None]

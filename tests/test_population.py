@@ -420,6 +420,7 @@ def test_what_members_cannot_share_is_refused(tmp_path):
         ({"curriculum__schedule": "adaptive"}, "curriculum.schedule is 'adaptive'"),
         ({"curriculum__smoothing": 1.0}, "curriculum.smoothing is 1"),
         ({"model__random_init": True}, "model.random_init draws the base"),
+        ({"model__attention": "cudnn"}, "model.attention is 'cudnn'"),
     ]:
         with pytest.raises(UserError, match=message):
             train_population(configs_of(two, **changes), folders(tmp_path, 2))

@@ -10,8 +10,6 @@ from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, assemble, load_base
 from pintern.errors import UserError
-from pintern.models.load import Checkpoint
-from pintern.prompts.tokens import PieceTokenizer
 from pintern.training.lengths import check_lengths
 from pintern.training.teacher import check_distillation
 from pintern.training.workdir import check_base
@@ -32,7 +30,8 @@ def assemble_members(
       UserError: prompts that are too long or differ between members, a teacher that can't be had,
         or a folder of another base.
     """
-    shared = load_members_base(configs[0])
+    # Where members are batched, cuDNN's attention takes no mask.
+    shared = load_base(configs[0], attention="xla")
     made: list[Parts] = []
     for config, workdir, again in zip(configs, workdirs, resumed, strict=True):
         # A fresh member's texts are the first one's, which lie in its folder by now.
@@ -61,20 +60,6 @@ def assemble_members(
         if note:
             print(note)
     return made
-
-
-def load_members_base(config: ConfigDict) -> tuple[Checkpoint, PieceTokenizer]:
-    """`load_base`; attention is XLA's, since cuDNN's takes no mask where members are batched.
-
-    Raises:
-      UserError: the config asks for cuDNN's by name.
-    """
-    if config.model.attention == "cudnn":
-        raise UserError(
-            "config.model.attention is 'cudnn', which can't read a population's members at once.",
-            "Set it to 'auto', or train them one by one.",
-        )
-    return load_base(config, attention="xla")
 
 
 def _check_same_template(first: Parts, other: Parts, folder: Path, workdir: Path) -> None:

@@ -114,6 +114,11 @@ def _check_supported(configs: Sequence[ConfigDict]) -> None:
             "seeds would need another base.",
             "Save one base and name it by config.model.path, or keep the seed the same.",
         )
+    if first.model.attention == "cudnn":
+        raise UserError(
+            "config.model.attention is 'cudnn', which can't read a population's members at once.",
+            "Set it to 'auto', or train the members one by one.",
+        )
 
 
 def select_group(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) -> list[int]:
