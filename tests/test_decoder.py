@@ -83,9 +83,10 @@ def test_blocks_in_a_loop_and_one_behind_another_give_the_same(kind, jointly):
     found, loops = [], []
     for unroll in (1, decoder.config.num_layers):
         decoder.unroll = unroll
-        found.append(jax.value_and_grad(loss)(random_adapter(kind)))
-        lowered = jax.jit(lambda adapter: loss(adapter)).lower(random_adapter(kind))
-        loops.append(lowered.as_text().count("stablehlo.while"))
+        # A function of its own each time: else the first one's trace would do for the second.
+        program = jax.jit(jax.value_and_grad(lambda adapter: loss(adapter)))
+        loops.append(program.lower(random_adapter(kind)).as_text().count("stablehlo.while"))
+        found.append(program(random_adapter(kind)))
     assert loops[0] > loops[1]
     for a, b in zip(*map(jax.tree.leaves, found), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
