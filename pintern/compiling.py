@@ -24,7 +24,7 @@ READ: Mapping[str, Any] = {"xla_gpu_enable_command_buffer": ""}
 # The loop over tokens is recorded with its condition: no token waits for the host.
 LOOP: Mapping[str, Any] = {
     "xla_gpu_enable_command_buffer": (
-        "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,WHILE"
+        "FUSION,CUBLAS,CUBLASLT,CUSTOM_CALL,CUDNN,DYNAMIC_SLICE_FUSION,CONDITIONAL,WHILE"
     ),
 }
 
