@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -107,6 +108,8 @@ def cases(*, on_gpu: bool) -> list[Case]:
 
 def main(_: list[str]) -> None:
     """Prints two tables; exits with 1 where the sides' tokens differ."""
+    # Both libraries share a GPU: neither may take it all beforehand.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
     from flax import nnx
 
