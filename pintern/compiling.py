@@ -1,6 +1,7 @@
 """What XLA is asked for beside its defaults where it compiles for an NVIDIA GPU.
 
-Each was measured there beside the default (BUILD_NOTES.md); other backends get their defaults.
+Other backends get their defaults. `benchmarks.training_gpu --xla_defaults` leaves `STEP` out, to
+compare.
 """
 
 from __future__ import annotations
@@ -12,14 +13,15 @@ from typing import Any, TypeVar
 import jax
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_MANY_LAYERS = 48
+_MOST_UNROLLED = 48  # layers; with more of them a program takes minutes to compile
+
 # cuBLAS adds within a product what LoRA gives, and reads a layer's weights where they lie in the
 # stack. A recorded graph of so many kernels would be mended with every batch, which lies elsewhere.
 STEP: Mapping[str, Any] = {
     "xla_gpu_enable_triton_gemm": False,
     "xla_gpu_enable_command_buffer": "",
 }
-# Likewise of reading a prefix or rows: each call's cache lies elsewhere.
+# Likewise of reading a prefix or rows: what each call is given lies elsewhere.
 READ: Mapping[str, Any] = {"xla_gpu_enable_command_buffer": ""}
 # The loop over tokens is recorded with its condition: no token waits for the host.
 LOOP: Mapping[str, Any] = {
@@ -70,7 +72,7 @@ def unroll(wanted: int, layers: int) -> int:
     if wanted:
         return min(wanted, layers)
     alone = jax.default_backend() == "gpu" and jax.device_count() == 1
-    return layers if alone and layers <= _MANY_LAYERS else 1
+    return layers if alone and layers <= _MOST_UNROLLED else 1
 
 
 def only_device(tree: Any) -> jax.Device | None:

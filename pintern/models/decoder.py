@@ -181,9 +181,13 @@ class Decoder(nnx.Module):
                 new = KV(whole_slots(new.keys), whole_slots(new.values))
                 own = new if xs.rows is None else write_rows(xs.rows, new, cache.length)
                 seen = jax.tree.map(lambda mask: _at(mask, wanted), masks)
-                at = _at(q, wanted)
                 mixed = fused.attend(
-                    block.attention, at, xs.prefix, own, seen, causal=causal and at is q
+                    block.attention,
+                    _at(q, wanted),
+                    xs.prefix,
+                    own,
+                    seen,
+                    causal=causal and wanted is None,
                 )
                 return block.attention.output(mixed, share), own
 
