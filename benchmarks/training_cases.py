@@ -83,21 +83,33 @@ class Case:
         return float(np.mean(ours)), 1.0 - real / sum(mask.size for mask in masks)
 
     def flops(self, shape: Work) -> float:
-        """Floating-point operations that one pass over our steps needs at least: no padding."""
+        """Floating-point operations that one pass over our steps needs at least: no padding, and
+        of the last block what a target or a later token depends on.
+        """
+        before = len(self.prefix) + self.virtual
         return sum(
-            shape.prefix(len(self.prefix) + self.virtual)
-            + sum(shape.row(row, len(self.prefix) + self.virtual) for row in step)
-            for step in self.ours
+            shape.prefix(before) + sum(shape.row(row, before) for row in step) for step in self.ours
         )
 
+    def model_flops(self, shape: Work) -> float:
+        """The same with every token read and in all blocks, as utilisation is commonly counted."""
+        before = len(self.prefix) + self.virtual
+        total = 0.0
+        for step in self.ours:
+            total += shape.every(before)
+            for row in step:
+                total += shape.every(len(row.tokens), before)
+                total += shape.logits(len(row.tokens) - row.start)
+        return total
+
     def peer_flops(self, shape: Work) -> float:
-        """The same of what PEFT computes: every row with its prompt, logits at every slot."""
+        """What PEFT computes: every row with its prompt, logits at every slot."""
         total = 0.0
         for step in self.peer_batches():
             for micro in step:
                 rows, slots = micro["input_ids"].shape
                 slots += self.virtual
-                total += rows * (shape.prefix(slots) + shape.logits(slots))
+                total += rows * (shape.every(slots) + shape.logits(slots))
         return total
 
 
@@ -106,15 +118,15 @@ class Work:
     """Operations of a training step to a frozen base: forward, and back to the activations.
 
     Attributes:
-      linear: parameters of the blocks' linear maps, each met by every token.
-      lora: parameters of the LoRA pairs, whose own gradient costs as much again.
+      token: of a token in one block's linear maps, the LoRA pairs' own gradients included.
+      keys: of a token whose keys and values are all that is needed of the block.
       head: parameters of the output matrix.
       width: heads × their dimension.
       layers: of the model.
     """
 
-    linear: float
-    lora: float
+    token: float
+    keys: float
     head: float
     width: int
     layers: int
@@ -122,37 +134,51 @@ class Work:
     @classmethod
     def of(cls, decoder: Any, rank: int) -> Work:
         """Of a decoder with LoRA of this rank on every linear map; 0 is none."""
-        modules, config = decoder.linear_modules().values(), decoder.config
-        layers = config.num_layers
+        modules, config = decoder.linear_modules(), decoder.config
+
+        def operations(sizes: Any) -> float:
+            # A frozen weight meets a token forward and backward; a pair has its own gradient too.
+            return sum(4 * i * o + 6 * rank * (i + o) for i, o in sizes)
+
+        each = config.num_kv_heads * config.head_dim
+        pair = [(config.model_dim, 2 * each)] if "attention.qkv" in modules else None
         return cls(
-            linear=layers * sum(i * o for i, o in modules),
-            lora=layers * rank * sum(i + o for i, o in modules),
+            token=operations(modules.values()),
+            keys=operations(pair or [modules["attention.key"], modules["attention.value"]]),
             head=config.vocab_size * config.model_dim,
             width=config.num_heads * config.head_dim,
-            layers=layers,
+            layers=config.num_layers,
         )
 
     def prefix(self, length: int) -> float:
-        """So many tokens that each look at those before them."""
-        return length * self._token() + self._scores(length * (length + 1) / 2)
+        """So many tokens that each look at those before them, and that rows look at."""
+        blocks = (self.layers - 1) * (length * self.token + self._scores(_pairs(0, length)))
+        return blocks + length * self.keys
 
     def row(self, row: Row, before: int) -> float:
         """A row behind so many tokens, its logits at the completion alone."""
-        length = len(row.tokens)
-        seen = length * before + length * (length + 1) / 2
-        logits = self.logits(length - row.start)
-        return length * self._token() + self._scores(seen) + logits
+        length, targets = len(row.read), len(row.tokens) - row.start
+        blocks = (self.layers - 1) * (length * self.token + self._scores(_pairs(before, length)))
+        seen = _pairs(before + length - targets, targets)
+        last = targets * self.token + (length - targets) * self.keys + self._scores(seen)
+        return blocks + last + self.logits(targets)
+
+    def every(self, length: int, before: int = 0) -> float:
+        """So many tokens behind others, in all blocks, without logits."""
+        return self.layers * (length * self.token + self._scores(_pairs(before, length)))
 
     def logits(self, count: int) -> float:
         """At so many slots, and back to the hidden states."""
         return 4 * self.head * count
 
-    def _token(self) -> float:
-        return 4 * self.linear + 6 * self.lora
-
     def _scores(self, pairs: float) -> float:
         # Two products forward and four backward, each 2 operations per pair and channel.
-        return 12 * pairs * self.width * self.layers
+        return 12 * pairs * self.width
+
+
+def _pairs(before: int, length: int) -> float:
+    """Of each of so many tokens with itself and what stands before it."""
+    return length * before + length * (length + 1) / 2
 
 
 def _map(function: Any, tree: Any) -> Any:

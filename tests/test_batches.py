@@ -111,9 +111,9 @@ def test_a_planned_shape_holds_every_batch(most):
         chosen = [rows[i] for i in step]
         shape = shapes.shape_for(chosen)
         assert shape in shapes.rising
-        assert max(len(row.tokens) for row in chosen) <= shape.row
         assert max(len(row.tokens) - row.start for row in chosen) <= shape.target
-        longest = max(len(row.tokens) for row in chosen)
+        longest = max(len(row.read) for row in chosen)
+        assert longest <= shape.row
         most_targets = max(len(row.tokens) - row.start for row in chosen)
         for narrower in shapes.rising[: shapes.rising.index(shape)]:
             assert narrower.row < longest or narrower.target < most_targets
@@ -135,7 +135,7 @@ def test_a_lane_has_room_for_its_own_targets_and_no_more(lane_rows):
         chosen = [rows[i] for i in step]
         shape = shapes.shape_for(chosen)
         met[shape].append(targets_of(chosen, lane_rows))
-        assert max(len(row.tokens) for row in chosen) <= shape.row
+        assert max(len(row.read) for row in chosen) <= shape.row
     for shape in shapes.rising[:-1]:
         assert shape.target == -(-max(met[shape]) // 8) * 8
     # Whatever comes, the last shape holds it.
@@ -159,19 +159,19 @@ def slots_of(widths: tuple[int, ...], longest: list[int]) -> int:
 def test_no_other_widths_have_fewer_slots(most):
     rows = random_rows(60)
     steps = steps_of(rows)
-    longest = [max(len(rows[i].tokens) for i in step) for step in steps]
+    longest = [max(len(rows[i].read) for i in step) for step in steps]
     planned = tuple(
         s.row for s in Shapes.plan((), rows, steps, most=most, padding=0.0, slack=0.0).rising
     )
     assert planned == tuple(sorted(set(planned)))
-    widest = max(len(row.tokens) for row in rows) + 7 & ~7
+    widest = max(len(row.read) for row in rows) + 7 & ~7
     others = itertools.combinations(range(8, widest, 8), most - 1)
     best = min(slots_of((*widths, widest), longest) for widths in others)
     assert slots_of(planned, longest) == best
 
 
 def test_no_more_widths_than_padding_asks_for():
-    rows = [Row([1] * n, n - 1) for n in (*[8] * 16, *[24] * 16, *[40] * 16)]
+    rows = [Row([1] * (n + 1), n) for n in (*[8] * 16, *[24] * 16, *[40] * 16)]
     steps = np.arange(48).reshape(12, 4)
 
     def widths(prefix: int, padding: float) -> list[int]:
@@ -213,12 +213,12 @@ def test_a_batch_holds_prefix_rows_and_targets(seed, lane_rows):
     assert batch.prefix_valid[0].tolist() == [1] * 11 + [0] * 5
     for r, row in enumerate(rows):
         valid = batch.row_valid[0, r]
-        assert batch.row_tokens[0, r][valid == 1].tolist() == row.tokens
+        assert batch.row_tokens[0, r][valid == 1].tolist() == row.tokens[:-1]
         lane, place = divmod(r, lane_rows)
         real = (batch.target_weights[0, lane] == 1) & (batch.target_rows[0, lane] == place)
         assert batch.target_tokens[0, lane][real].tolist() == row.tokens[row.start :]
         # The hidden state at a slot predicts the token after it.
-        after = batch.row_tokens[0, r][batch.target_slots[0, lane][real] + 1]
+        after = np.array(row.tokens)[batch.target_slots[0, lane][real] + 1]
         np.testing.assert_array_equal(after, batch.target_tokens[0, lane][real])
     assert batch.target_weights.sum() == sum(len(row.tokens) - row.start for row in rows)
 
@@ -241,5 +241,5 @@ def test_an_empty_prefix_has_no_slots():
 
 
 def test_padding_share_counts_prefix_and_rows():
-    batch = make_batch([1, 2], [Row([1, 2, 3], 1), Row([1], 1)], Shape(8, 8, 8))
+    batch = make_batch([1, 2], [Row([1, 2, 3, 4], 1), Row([1, 2], 1)], Shape(8, 8, 8))
     assert padding_share(batch) == pytest.approx(1 - (2 + 3 + 1) / (8 + 16))

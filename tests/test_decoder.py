@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 from tiny_models import VOCAB, random_adapter, random_decoder
 
+from pintern.adapters.adapter import Adapter, init_lora
 from pintern.evaluation.unroll import unrolled
 from pintern.models.decoder import Decoder
 from pintern.models.joint import read_jointly
@@ -62,7 +63,8 @@ def test_no_slots_are_wanted_under_dropout():
 
 @pytest.mark.parametrize("jointly", [True, False])
 @pytest.mark.parametrize("kind", ["gemma2", "mixtral"])
-def test_blocks_in_a_loop_and_one_behind_another_give_the_same(kind, jointly):
+@pytest.mark.parametrize("wanted", [None, jnp.asarray([[[9, 3, 5]]])], ids=["all", "some"])
+def test_blocks_in_a_loop_and_one_behind_another_give_the_same(kind, jointly, wanted):
     rng = np.random.default_rng(1)
     tokens = jnp.asarray(rng.integers(0, VOCAB, (1, 2, 6)))
     positions = positions_of(jnp.ones_like(tokens), jnp.asarray([[4]]))
@@ -74,19 +76,46 @@ def test_blocks_in_a_loop_and_one_behind_another_give_the_same(kind, jointly):
             ahead = jnp.arange(4)[None]
             embedded = decoder.embed(prefix)
             of_prefix, hidden, _ = read_jointly(
-                decoder, embedded, ahead, tokens, positions, adapter=adapter
+                decoder, embedded, ahead, tokens, positions, wanted=wanted, adapter=adapter
             )
-            return jnp.sin(hidden).sum() + jnp.sin(of_prefix).sum()
+            return jnp.sin(hidden).sum() + (0 if wanted is not None else jnp.sin(of_prefix).sum())
         cache, _ = prefill(decoder, prefix, jnp.ones_like(prefix), adapter=adapter)
-        return jnp.sin(decoder(tokens, positions, cache, adapter=adapter)[0]).sum()
+        hidden, _ = decoder(tokens, positions, cache, wanted=wanted, adapter=adapter)
+        return jnp.sin(hidden).sum()
 
     found, loops = [], []
-    for unroll in (1, decoder.config.num_layers):
-        decoder.unroll = unroll
+    for unroll, remat in ((1, False), (decoder.config.num_layers, False), (1, True)):
+        decoder.unroll, decoder.remat = unroll, remat
         # A function of its own each time: else the first one's trace would do for the second.
         program = jax.jit(jax.value_and_grad(lambda adapter: loss(adapter)))
         loops.append(program.lower(random_adapter(kind)).as_text().count("stablehlo.while"))
         found.append(program(random_adapter(kind)))
     assert loops[0] > loops[1]
-    for a, b in zip(*map(jax.tree.leaves, found), strict=True):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+    for other in found[1:]:
+        for a, b in zip(*map(jax.tree.leaves, (found[0], other)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_a_stack_without_its_last_block_is_no_copy_of_the_kernels(remat):
+    """Nor is a kernel kept for the backward pass: a stack of a layer less is in the program for
+    what isn't a kernel alone.
+    """
+    layers, tokens = 5, jnp.zeros((1, 2, 6), jnp.int32)
+    config = dataclasses.replace(random_decoder("llama").config, num_layers=layers)
+    decoder = Decoder(config, rngs=nnx.Rngs(0), remat=remat)
+    modules = decoder.linear_modules()
+    adapter = Adapter(init_lora(jax.random.key(0), modules, layers, rank=3))
+    graph, base = nnx.split(decoder)
+
+    def loss(adapter, base):
+        places = jnp.broadcast_to(jnp.arange(6), tokens.shape)
+        wanted = jnp.asarray([[[5, 8]]])
+        hidden, _ = nnx.merge(graph, base)(tokens, places, wanted=wanted, adapter=adapter)
+        return jnp.sin(hidden).sum()
+
+    text = jax.jit(jax.grad(loss)).lower(adapter, base).as_text()
+    for width_in, width_out in modules.values():
+        assert f"tensor<{layers}x{width_in}x{width_out}xf32>" in text
+        assert f"tensor<{layers - 1}x{width_in}x{width_out}xf32>" not in text
+        assert f"tensor<{layers - 1}x{width_in}x3xf32>" in text

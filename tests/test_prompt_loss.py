@@ -50,7 +50,9 @@ def weighted(where: str, seed: int) -> tuple[Batch, jax.Array]:
 def shared(family, adapter, batch, counts):
     def loss(adapter):
         decoder = model(family)
-        return prompt_nats(decoder, batch, read_batch(decoder, batch, adapter=adapter), counts)
+        return prompt_nats(
+            decoder, batch, read_batch(decoder, batch, adapter=adapter, whole=True), counts
+        )
 
     return jax.value_and_grad(loss, has_aux=True)(adapter)
 

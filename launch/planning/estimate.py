@@ -29,6 +29,8 @@ from launch.planning.programs import (
 from pintern.models.config import DecoderConfig
 from pintern.models.sharding import AXES, mesh_sizes, rows_over
 
+_BEFORE_ATTENTION = {"attention.query", "attention.key", "attention.value", "attention.qkv"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -77,11 +79,18 @@ def abstract_mesh(config: ConfigDict, count: int) -> AbstractMesh:
 
 def step_flops(config: ConfigDict, shape: DecoderConfig, base: Base, lengths: Lengths) -> float:
     """Of a training step on all chips together, nothing done twice: forward, and backward to the
-    activations. With remat the compiled step has half as many again.
+    activations. With remat the compiled step has half as many again. The last block takes of most
+    tokens no more than what attention reads, see `models.stack`; that is left out where it does.
     """
     rows, count = config.train.batch_rows, config.train.accumulate
     forward = _forward_flops(shape, base, lengths.prefix, lengths.prefix / 2) * count
     forward += rows * _forward_flops(shape, base, lengths.row, lengths.prefix + lengths.row / 2)
+    every = config.train.prompt_loss_weight > 0 or config.adapter.dropout > 0
+    if not every and shape.mlp != "experts":
+        others = lengths.prefix * count + rows * (lengths.row - lengths.target)
+        modules = base.decoder.linear_modules()
+        behind = sum(a * b for name, (a, b) in modules.items() if name not in _BEFORE_ATTENTION)
+        forward -= others * 2 * behind
     forward += rows * lengths.target * 2 * shape.model_dim * shape.vocab_size
     return forward * (3 if config.distill.weight > 0 else 2)
 

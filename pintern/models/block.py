@@ -35,16 +35,16 @@ class Block(nnx.Module):
         adapter: LayerAdapter,
         real: Bool[Array, "group row slot"],
         pick: Callable[[Array], Array],
-    ) -> tuple[Float[Array, "group row read model"], Any, Routed | None]:
+    ) -> tuple[Float[Array, "group lane read model"], Any, Routed | None]:
         """Adds what attention and MLP make of `hidden`.
 
         Args:
           hidden: the residual stream.
-          attend: maps the attention's input to its result at the slots that are picked, and gives
+          attend: maps the attention's input to its result at the places that are picked, and gives
             what is to be kept of it.
           adapter: this layer's.
           real: which tokens are no padding, for the router's statistics.
-          pick: takes `[group, row, slot, …]` at the slots whose hidden states are asked for.
+          pick: takes `[group, row, slot, …]` at the places whose hidden states are asked for.
 
         Returns:
           the residual stream, what `attend` gave to keep, and the routing where there are experts.

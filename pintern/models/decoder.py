@@ -10,13 +10,14 @@ A position of −1 marks padding, wherever it stands; padded slots are seen by n
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models import fused
@@ -27,14 +28,14 @@ from pintern.models.config import DecoderConfig
 from pintern.models.experts import Routed
 from pintern.models.layers import INIT_STD, LayerAdapter, Linear, by_outputs, norm_of
 from pintern.models.sharding import gathered, split_hidden, split_vocab, whole_slots
+from pintern.models.stack import at_places, one_by_one, through_stack
 from pintern.models.views import views_of
 
 
-class Layer(NamedTuple):
-    """What the scan hands to one layer.
+class Own(NamedTuple):
+    """What a layer has of its own, besides its weights.
 
     Attributes:
-      block: its parameters.
       lora: its share of the adapter.
       prefix: keys and values of the prefix.
       rows: those of the rows so far.
@@ -42,7 +43,6 @@ class Layer(NamedTuple):
       windowed: whether it sees a window only, where some layers do and others don't.
     """
 
-    block: nnx.State
     lora: dict[str, LoraPair]
     prefix: KV | None
     rows: KV | None
@@ -123,27 +123,29 @@ class Decoder(nnx.Module):
         positions: Int[Array, "group row slot"],
         cache: Cache | None = None,
         *,
-        wanted: Int[Array, "group row wanted"] | None = None,
+        wanted: Int[Array, "group lane wanted"] | None = None,
         ordered: bool = False,
         adapter: Adapter | None = None,
         dropout_key: PRNGKeyArray | None = None,
-    ) -> tuple[Float[Array, "group row read model"], Cache]:
+    ) -> tuple[Float[Array, "group lane read model"], Cache]:
         """Reads tokens (or embeddings, for soft prompts) and returns hidden states and the cache.
 
         Args:
           inputs: token ids, or embeddings as `embed` gives them.
           positions: place of each token in its whole sequence, prefix included; −1 is padding.
           cache: what was read before; None at the start.
-          wanted: slots whose hidden states are asked for; all of them where it is None. Of a list
-            of blocks, the last one then makes no others. Not together with dropout.
+          wanted: places whose hidden states are asked for, among the slots of each lane's rows, one
+            row behind another; a lane is as many rows as there are to a list. The last block makes
+            no others, and its router counts no others. All of them where it is None. Not together
+            with dropout.
           ordered: whether each row has its tokens in order and padding behind them. What stands at
             padded slots means nothing then.
           adapter: LoRA pairs to apply; its soft prompt is *not* added here (see `prefill`).
           dropout_key: switches LoRA dropout on.
 
         Returns:
-          hidden states after the final norm, of each slot or of the wanted ones, and the cache with
-          these tokens added to its rows.
+          hidden states after the final norm, of each slot or at the wanted places, and the cache
+          with these tokens added to its rows.
 
         Raises:
           ValueError: both `wanted` and `dropout_key` are given.
@@ -163,60 +165,61 @@ class Decoder(nnx.Module):
         if dropout_key is not None:
             keys = jax.random.split(dropout_key, self.config.num_layers)
 
-        graph: nnx.GraphDef
+        # Where every row has a list of its own, its other queries aren't looked at; where a list is
+        # of several rows, all queries are, and what they found is left.
+        lists = wanted is not None and wanted.shape[1] == inputs.shape[1]
 
         def layer(
-            hidden: Array, xs: Layer, wanted: Array | None = None
+            hidden: Array, block: Block, own: Own, wanted: Array | None = None
         ) -> tuple[Array, tuple[KV, Routed | None]]:
-            block = nnx.merge(graph, xs.block)
-            share = LayerAdapter(xs.lora, scale, rate, xs.key)
+            share = LayerAdapter(own.lora, scale, rate, own.key)
             rotary, masks = view
-            if xs.windowed is not None:
+            if own.windowed is not None:
                 rotary, masks = jax.tree.map(
-                    lambda local, full: jnp.where(xs.windowed, local, full), local_view, view
+                    lambda local, full: jnp.where(own.windowed, local, full), local_view, view
                 )
+            queries, found = (wanted, None) if lists else (None, wanted)
 
             def attend(x: Array) -> tuple[Array, KV]:
                 q, new = block.attention.project(x, rotary, share)
                 new = KV(whole_slots(new.keys), whole_slots(new.values))
-                own = new if xs.rows is None else write_rows(xs.rows, new, cache.length)
-                seen = jax.tree.map(lambda mask: _at(mask, wanted), masks)
+                rows = new if own.rows is None else write_rows(own.rows, new, cache.length)
                 mixed = fused.attend(
                     block.attention,
-                    _at(q, wanted),
-                    xs.prefix,
-                    own,
-                    seen,
-                    causal=causal and wanted is None,
+                    at_places(q, queries),
+                    own.prefix,
+                    rows,
+                    jax.tree.map(lambda mask: at_places(mask, queries), masks),
+                    causal=causal and queries is None,
                 )
-                return block.attention.output(mixed, share), own
+                return block.attention.output(at_places(mixed, found), share), rows
 
-            hidden, own, routed = block(hidden, attend, share, real, lambda x: _at(x, wanted))
-            return split_hidden(hidden), (own, routed)
+            hidden, rows, routed = block(
+                hidden, attend, share, real, lambda x: at_places(x, wanted)
+            )
+            return split_hidden(hidden), (rows, routed)
 
+        last = None if wanted is None else functools.partial(layer, wanted=wanted)
         windowed = jnp.asarray(self.config.windowed) if self.config.windowed else None
-        shares = (lora, keys, windowed)
         if isinstance(self.blocks, nnx.List):
-            kept = []
-            for i, block in enumerate(self.blocks):
-                graph, weights = nnx.split(block)
-                lora, key, local = jax.tree.map(operator.itemgetter(i), shares)
-                prefix, before = (part and part[i] for part in (cache.prefix, cache.rows))
-                xs = Layer(weights, lora, prefix, before, key, local)
-                hidden, own = layer(hidden, xs, wanted if i + 1 == len(self.blocks) else None)
-                kept.append(own)
+            own = []
+            for i in range(len(self.blocks)):
+                share, key, local = jax.tree.map(operator.itemgetter(i), (lora, keys, windowed))
+                prefix, rows = (part and part[i] for part in (cache.prefix, cache.rows))
+                own.append(Own(share, prefix, rows, key, local))
+            hidden, kept = one_by_one(layer, hidden, self.blocks, own, last=last)
             rows, routed = zip(*kept, strict=True)
             routed = None if routed[0] is None else jax.tree.map(lambda *x: jnp.stack(x), *routed)
         else:
-            graph, stacked = nnx.split(self.blocks)
-            body = jax.checkpoint(layer) if self.remat else layer
-            hidden, (rows, routed) = jax.lax.scan(
-                body,
+            hidden, (rows, routed) = through_stack(
+                layer,
                 hidden,
-                Layer(stacked, lora, cache.prefix, cache.rows, keys, windowed),
+                self.blocks,
+                Own(lora, cache.prefix, cache.rows, keys, windowed),
+                last=last,
+                remat=self.remat,
                 unroll=self.unroll,
             )
-            hidden = _at(hidden, wanted)
         if self.final_norm is not None:
             hidden = self.final_norm(hidden)
         if routed is not None and cache.routed is not None:
@@ -250,12 +253,3 @@ class Decoder(nnx.Module):
                 _, width_in, width_out = module.kernel.shape
                 found[module.name] = (width_in, width_out)
         return dict(sorted(found.items()))
-
-
-def _at(
-    x: Shaped[Array, "group row slot *rest"], wanted: Int[Array, "group row wanted"] | None
-) -> Shaped[Array, "group row read *rest"]:
-    """What stands at the wanted slots; all of it where none are named."""
-    if wanted is None:
-        return x
-    return jnp.take_along_axis(x, wanted.reshape(*wanted.shape, *(1,) * (x.ndim - 3)), axis=2)

@@ -6,6 +6,8 @@ layers' weights from memory, and each make products with fewer tokens.
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -13,10 +15,12 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.models import fused
-from pintern.models.attention import KV, Attention, Masks
+from pintern.models.attention import KV
+from pintern.models.block import Block
 from pintern.models.decoder import Decoder
 from pintern.models.experts import Routed
 from pintern.models.layers import LayerAdapter
+from pintern.models.stack import at_places, through_stack
 from pintern.models.views import views_of
 
 
@@ -35,8 +39,11 @@ def read_jointly(
     rows: Int[Array, "group row slot"],
     row_positions: Int[Array, "group row slot"],
     *,
+    wanted: Int[Array, "group lane wanted"] | None = None,
     adapter: Adapter | None = None,
-) -> tuple[Float[Array, "group prefix model"], Float[Array, "group row slot model"], Routed | None]:
+) -> tuple[
+    Float[Array, "group prefix model"] | None, Float[Array, "group lane read model"], Routed | None
+]:
     """What the decoder gives for the prefix, and then for the rows behind it; without dropout.
 
     Args:
@@ -45,10 +52,13 @@ def read_jointly(
       prefix_positions: −1 is padding, which stands behind what is real.
       rows: token ids.
       row_positions: in the whole sequence, prefix included; −1 is padding.
+      wanted: places of the rows whose hidden states are asked for, as `Decoder` takes them; the
+        last block then makes none of the prefix, and no others of the rows.
       adapter: LoRA pairs; its soft prompt is in `prefix`.
 
     Returns:
-      hidden states after the final norm, and the routing of all tokens where there are experts.
+      hidden states after the final norm, of the prefix (None where some are wanted) and of the
+      rows, and the routing of all tokens where there are experts.
     """
     ahead = prefix_positions[:, None]
     slots = prefix.shape[1]
@@ -68,15 +78,15 @@ def read_jointly(
         for both in views
     )
     causal = decoder.config.window is None
-    graph, stacked = nnx.split(decoder.blocks)
     scale = 1.0 if adapter is None else adapter.scale
 
     def layer(
-        hidden: Float[Array, "group 1 slot model"],
-        xs: tuple[nnx.State, dict[str, LoraPair], Bool[Array, ""] | None],
+        hidden: Array,
+        block: Block,
+        own: tuple[dict[str, LoraPair], Bool[Array, ""] | None],
+        wanted: Array | None = None,
     ) -> tuple[Array, Routed | None]:
-        weights, lora, windowed = xs
-        block = nnx.merge(graph, weights)
+        lora, windowed = own
         share = LayerAdapter(lora, scale)
         seen = view
         if windowed is not None:
@@ -85,18 +95,37 @@ def read_jointly(
 
         def attend(x: Array) -> tuple[Array, None]:
             q, new = block.attention.project(x, rotary, share)
-            mixed = _attend(block.attention, q, new, (of_prefix, of_rows), slots, causal=causal)
-            return block.attention.output(mixed, share), None
+            queries = apart(q, slots, rows.shape[1])
+            ahead, behind = _keys_apart(new, slots, rows.shape[1])
+            shared = jax.tree.map(lambda x: x[:, :, 0], ahead)
+            mixed = fused.attend(block.attention, queries[1], shared, behind, of_rows)
+            if wanted is None:
+                first = fused.attend(
+                    block.attention, queries[0], None, ahead, of_prefix, causal=causal
+                )
+                mixed = join(first, mixed)
+            return block.attention.output(at_places(mixed, wanted), share), None
 
-        hidden, _, routed = block(hidden, attend, share, real, lambda x: x)
+        def pick(x: Array) -> Array:
+            return x if wanted is None else at_places(apart(x, slots, rows.shape[1])[1], wanted)
+
+        hidden, _, routed = block(hidden, attend, share, real, pick)
         return hidden, routed
 
     windowed = jnp.asarray(decoder.config.windowed) if decoder.config.windowed else None
-    xs = (stacked, {} if adapter is None else adapter.lora, windowed)
-    body = jax.checkpoint(layer) if decoder.remat else layer
-    hidden, routed = jax.lax.scan(body, hidden, xs, unroll=decoder.unroll)
+    hidden, routed = through_stack(
+        layer,
+        hidden,
+        decoder.blocks,
+        ({} if adapter is None else adapter.lora, windowed),
+        last=None if wanted is None else functools.partial(layer, wanted=wanted),
+        remat=decoder.remat,
+        unroll=decoder.unroll,
+    )
     if decoder.final_norm is not None:
         hidden = decoder.final_norm(hidden)
+    if wanted is not None:
+        return None, hidden, routed
     of_prefix, of_rows = apart(hidden, slots, rows.shape[1])
     return of_prefix[:, 0], of_rows, routed
 
@@ -117,27 +146,11 @@ def apart(
     return joined[:, :, :prefix], joined[:, 0, prefix:].reshape(group, rows, -1, *rest)
 
 
-def _attend(
-    attention: Attention,
-    q: Float[Array, "group 1 joined heads dim"],
-    new: KV,
-    masks: tuple[Masks, Masks],
-    slots: int,
-    *,
-    causal: bool,
-) -> Float[Array, "group 1 joined heads*dim"]:
-    """The prefix to itself, and each row to the prefix and itself."""
-    rows = masks[1].own.shape[1]
-    queries = apart(q, slots, rows)
-    of_prefix, of_rows = (
-        KV(*parts)
-        for parts in zip(
-            *(_heads_apart(x, slots, rows) for x in (new.keys, new.values)), strict=True
-        )
-    )
-    first = fused.attend(attention, queries[0], None, of_prefix, masks[0], causal=causal)
-    shared = jax.tree.map(lambda x: x[:, :, 0], of_prefix)
-    return join(first, fused.attend(attention, queries[1], shared, of_rows, masks[1]))
+def _keys_apart(new: KV, slots: int, rows: int) -> tuple[KV, KV]:
+    """Keys and values of the prefix, and those of the rows."""
+    parts = [_heads_apart(x, slots, rows) for x in (new.keys, new.values)]
+    of_prefix, of_rows = (KV(*part) for part in zip(*parts, strict=True))
+    return of_prefix, of_rows
 
 
 def _heads_apart(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from pintern.adapters.adapter import LoraPair
 from pintern.models.config import DecoderConfig
@@ -107,7 +107,8 @@ class Linear(nnx.Module):
     """y = x·W + b + scale · dropout(x)·A·B, the last term only where the adapter names it.
 
     Attributes:
-      kernel: W `[in, out]`; `[out, in]` where `out_first`.
+      kernel: W `[in, out]`; `[out, in]` where `out_first`; `[layer, in, out]` where `number` tells
+        which of them is its own (`models.stack`).
       kernel_scale: of each output, where the kernel is held in int8 (`quantize`).
     """
 
@@ -124,6 +125,7 @@ class Linear(nnx.Module):
         self.name = name
         self.kernel = nnx.Param(std * jax.random.normal(rngs.params(), (width_in, width_out)))
         self.out_first = False
+        self.number: Array | None = None
         self.kernel_scale: nnx.Param | None = None
         self.bias = nnx.Param(jnp.zeros(width_out)) if bias else None
 
@@ -134,8 +136,7 @@ class Linear(nnx.Module):
         low: Float[Array, "*batch rank"] | None = None,
     ) -> Float[Array, "*batch out"]:
         """Maps `[..., in]` to `[..., out]` in the dtype of `x`; `low` as `by_a` gives it."""
-        kernel = gathered(self.kernel[...], f"blocks.{self.name}.kernel")
-        y = (by_outputs if self.out_first else matmul)(x, kernel.astype(x.dtype))
+        y = self._product(x)
         if self.kernel_scale is not None:
             y = (y * self.kernel_scale[...]).astype(x.dtype)
         if self.bias is not None:
@@ -150,6 +151,21 @@ class Linear(nnx.Module):
             # Scaled before B, where it is narrow, and the sum is left to the product.
             y = y + product(adapter.scale * low, pair.b.astype(x.dtype))
         return y
+
+    def _product(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        def by(kernel: Num[Array, "in out"], x: Array) -> Array:
+            kernel = gathered(kernel, f"blocks.{self.name}.kernel").astype(x.dtype)
+            return (by_outputs if self.out_first else matmul)(x, kernel)
+
+        if self.number is None:
+            return by(self.kernel[...], x)
+
+        # What the backward pass needs of the stack, it takes out again.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
+        def own(stack: Num[Array, "layer in out"], number: Int[Array, ""], x: Array) -> Array:
+            return by(jax.lax.dynamic_index_in_dim(stack, number, keepdims=False), x)
+
+        return own(self.kernel[...], self.number, x)
 
 
 def by_a(

@@ -16,6 +16,7 @@ from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Cache, Decoder
 from pintern.models.experts import Routed
 from pintern.models.joint import read_jointly, reads_jointly
+from pintern.models.stack import at_places
 
 
 @flax.struct.dataclass
@@ -45,6 +46,13 @@ class Batch:
     target_slots: Int[Array, "group lane target"]
     target_tokens: Int[Array, "group lane target"]
     target_weights: Float[Array, "group lane target"]
+
+    @property
+    def target_places(self) -> Int[Array, "group lane target"]:
+        """Where the targets' hidden states stand among the slots of a lane's rows, one row behind
+        another: what `Decoder` can be asked for.
+        """
+        return self.target_rows * self.row_tokens.shape[2] + self.target_slots
 
     def at_targets(self, values: Float[Array, "group row"]) -> Float[Array, "group lane target"]:
         """What each row has, at each of its targets."""
@@ -76,14 +84,14 @@ def prefill(
     prefix_valid: Int[Array, "group prefix"],
     *,
     adapter: Adapter | None = None,
-    dropout_key: PRNGKeyArray | None = None,
 ) -> tuple[Cache, Int[Array, " group"]]:
     """Reads the soft prompt and the prefix once per group.
 
     Returns:
       the cache to read rows behind, and `[group]` the position at which rows start.
     """
-    _, cache, start = _read_prefix(decoder, prefix_tokens, prefix_valid, adapter, dropout_key)
+    every = _has_experts(decoder)
+    _, cache, start = _read_prefix(decoder, prefix_tokens, prefix_valid, adapter, every=every)
     return cache, start
 
 
@@ -92,23 +100,32 @@ def _read_prefix(
     prefix_tokens: Int[Array, "group prefix"],
     prefix_valid: Int[Array, "group prefix"],
     adapter: Adapter | None,
-    dropout_key: PRNGKeyArray | None,
+    dropout_key: PRNGKeyArray | None = None,
+    *,
+    every: bool,
 ) -> tuple[Float[Array, "group slot model"] | None, Cache, Int[Array, " group"]]:
     """`prefill`, with the hidden states of soft prompt and prefix in front; None if both are empty.
 
-    A padded prefix token's hidden state means nothing.
+    A padded token's hidden state means nothing. Where not `every` one is wanted, it is the first.
     """
     inputs, valid = _with_soft_prompt(decoder, prefix_tokens, prefix_valid, adapter)
     if inputs.shape[1] == 0:
         return None, Cache(), jnp.zeros(len(inputs), jnp.int32)
+    one = jnp.zeros((len(inputs), 1, 1), jnp.int32)
     hidden, cache = decoder(
         inputs[:, None],
         positions_of(valid)[:, None],
+        wanted=None if every else one,
         ordered=True,
         adapter=adapter,
         dropout_key=dropout_key,
     )
     return hidden[:, 0], cache.as_prefix(), valid.sum(-1)
+
+
+def _has_experts(decoder: Decoder) -> bool:
+    """Whether every token goes through all blocks: what routers did is counted over all of them."""
+    return decoder.config.mlp == "experts"
 
 
 def _with_soft_prompt(
@@ -134,17 +151,19 @@ def _with_soft_prompt(
 
 
 class Reading(NamedTuple):
-    """A batch as the decoder has read it.
+    """A batch as the decoder has read it; hidden states are those after the final norm.
 
     Attributes:
-      prefix: hidden states of soft prompt and prefix; None if both are empty or were read before.
-      rows: hidden states of the rows.
+      targets: hidden states that predict the targets.
+      prefix: those of soft prompt and prefix; None if both are empty or were read before.
+      rows: those of the rows. Both are None where the last block made none but the targets'.
       routed: what the routers did with the tokens, each read once; None without experts. It is what
         `experts.balance_loss` takes.
     """
 
+    targets: Float[Array, "group lane target model"]
     prefix: Float[Array, "group prefix model"] | None
-    rows: Float[Array, "group row slot model"]
+    rows: Float[Array, "group row slot model"] | None
     routed: Routed | None
 
 
@@ -155,39 +174,52 @@ def read_batch(
     adapter: Adapter | None = None,
     dropout_key: PRNGKeyArray | None = None,
     prefix: tuple[Cache, Int[Array, " group"]] | None = None,
+    whole: bool = False,
 ) -> Reading:
-    """Reads each group's prefix once, and its rows behind it; arguments as in `target_logits`."""
+    """Reads each group's prefix once, and its rows behind it; arguments as in `target_logits`.
+
+    `whole` asks for all hidden states. Else the last block makes those alone that predict a target;
+    but for dropout, whose draws go by slot, and for experts, whose statistics are of all tokens.
+    """
+    every = whole or dropout_key is not None or _has_experts(decoder)
+    wanted = None if every else batch.target_places
     if prefix is None and dropout_key is None and reads_jointly(decoder):
         inputs, valid = _with_soft_prompt(decoder, batch.prefix_tokens, batch.prefix_valid, adapter)
         if inputs.shape[1]:
             places = positions_of(valid)
             behind = positions_of(batch.row_valid, valid.sum(-1)[:, None])
             tokens = batch.row_tokens
-            return Reading(*read_jointly(decoder, inputs, places, tokens, behind, adapter=adapter))
-    prefix_key = row_key = hidden = None
+            before, rows, routed = read_jointly(
+                decoder, inputs, places, tokens, behind, wanted=wanted, adapter=adapter
+            )
+            return _reading(batch, before, rows, routed, every)
+    prefix_key = row_key = before = None
     if dropout_key is not None:
         prefix_key, row_key = jax.random.split(dropout_key)
     if prefix is None:
-        hidden, *prefix = _read_prefix(
-            decoder, batch.prefix_tokens, batch.prefix_valid, adapter, prefix_key
+        before, *prefix = _read_prefix(
+            decoder, batch.prefix_tokens, batch.prefix_valid, adapter, prefix_key, every=every
         )
     cache, start = prefix
     positions = positions_of(batch.row_valid, start[:, None])
     rows, cache = decoder(
-        batch.row_tokens, positions, cache, ordered=True, adapter=adapter, dropout_key=row_key
+        batch.row_tokens,
+        positions,
+        cache,
+        wanted=wanted,
+        ordered=True,
+        adapter=adapter,
+        dropout_key=row_key,
     )
-    return Reading(hidden, rows, cache.routed)
+    return _reading(batch, before, rows, cache.routed, every)
 
 
-def logits_of(
-    decoder: Decoder, batch: Batch, reading: Reading
-) -> Float[Array, "group lane target vocab"]:
-    """Logits at the batch's targets."""
-    group, lane, _ = batch.target_rows.shape
-    slot, width = reading.rows.shape[2:]
-    at = batch.target_rows * slot + batch.target_slots
-    hidden = reading.rows.reshape(group, lane, -1, width)
-    return decoder.logits(jnp.take_along_axis(hidden, at[..., None], axis=2))
+def _reading(
+    batch: Batch, before: Array | None, rows: Array, routed: Routed | None, every: bool
+) -> Reading:
+    if every:
+        return Reading(at_places(rows, batch.target_places), before, rows, routed)
+    return Reading(rows, None, None, routed)
 
 
 def target_logits(
@@ -208,7 +240,7 @@ def target_logits(
       prefix: a prefilled prefix to use in place of the batch's own (a frozen teacher's, say).
     """
     reading = read_batch(decoder, batch, adapter=adapter, dropout_key=dropout_key, prefix=prefix)
-    return logits_of(decoder, batch, reading)
+    return decoder.logits(reading.targets)
 
 
 @jax.custom_vjp

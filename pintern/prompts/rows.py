@@ -29,6 +29,11 @@ class Row(NamedTuple):
     tokens: list[int]
     start: int
 
+    @property
+    def read(self) -> list[int]:
+        """What a model is given in training: the last token is a target, and predicts none."""
+        return self.tokens[:-1]
+
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:

@@ -92,7 +92,7 @@ def _batches(parts: Parts, prompt: InferencePrompt, examples: Sequence[Example])
     prefix = prompts.prefix(prompt.keep_rate)
     shape = Shape(
         round_up(len(prefix)),
-        round_up(max(len(row.tokens) for row in rows)),
+        round_up(max(len(row.read) for row in rows)),
         round_up(max(len(row.tokens) - row.start for row in rows)),
     )
     filler = Row(rows[0].tokens, len(rows[0].tokens))

@@ -55,8 +55,8 @@ def make_batch(
     weights = np.zeros(of_row.shape, np.float32)
     filled = 0
     for r, row in enumerate(rows):
-        tokens[0, r, : len(row.tokens)] = row.tokens
-        valid[0, r, : len(row.tokens)] = 1
+        tokens[0, r, : len(row.read)] = row.read
+        valid[0, r, : len(row.read)] = 1
         lane, place = divmod(r, lane_rows)
         start = filled if place else 0
         filled = start + len(row.tokens) - row.start
@@ -109,7 +109,7 @@ class Shapes:
             padding comes of unlike rows in one step, widths don't help.
           lane_rows: rows of a lane; the rows of a step are a multiple of it.
         """
-        lengths = np.array([len(row.tokens) for row in rows])
+        lengths = np.array([len(row.read) for row in rows])
         completions = np.array([len(row.tokens) - row.start for row in rows])
         widest = round_up(int(lengths.max()))
         widths = [widest]
@@ -141,7 +141,7 @@ class Shapes:
 
     def shape_for(self, rows: Sequence[Row]) -> Shape:
         """The smallest shape that holds these rows."""
-        longest = max(len(row.tokens) for row in rows)
+        longest = max(len(row.read) for row in rows)
         completions = np.array([len(row.tokens) - row.start for row in rows])
         targets = _most_targets(completions, self.lane_rows)
         return next(s for s in self.rising if s.row >= longest and s.target >= targets)

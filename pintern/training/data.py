@@ -110,7 +110,7 @@ class TrainingData:
             shapes = list(dict.fromkeys([*soon, *shapes]))
         found = []
         for shape in shapes:
-            fitting = [i for i in range(self._first, len(rows)) if len(rows[i].tokens) <= shape.row]
+            fitting = [i for i in range(self._first, len(rows)) if len(rows[i].read) <= shape.row]
             i = min(fitting, key=lambda i: len(rows[i].tokens) - rows[i].start)
             found.append((shape, self._stack([i] * self._rows, level, shape)))
         return found

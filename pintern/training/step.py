@@ -20,7 +20,6 @@ from pintern.models.prompt_loss import prompt_nats
 from pintern.models.shared_prefix import (
     Batch,
     cross_entropy,
-    logits_of,
     read_batch,
     target_logits,
     token_nats,
@@ -166,8 +165,14 @@ def make_step(
     ) -> tuple[Array, dict[str, Array]]:
         decoder = nnx.merge(graph, base)
         dropout_key = key if adapter.dropout > 0 else None
-        reading = read_batch(decoder, batch.student, adapter=adapter, dropout_key=dropout_key)
-        logits = logits_of(decoder, batch.student, reading)
+        reading = read_batch(
+            decoder,
+            batch.student,
+            adapter=adapter,
+            dropout_key=dropout_key,
+            whole=prompt_loss_weight > 0,
+        )
+        logits = decoder.logits(reading.targets)
         weights = batch.student.target_weights
         gold = weights * batch.student.at_targets(batch.labelled)
         ce = cross_entropy(logits, batch.student.target_tokens, gold)
