@@ -25,7 +25,7 @@ from pintern.training.data import TrainingData
 from pintern.training.lengths import check_lengths
 from pintern.training.placement import abstract_batch, place, place_batch, state_shardings
 from pintern.training.probe import probe_score
-from pintern.training.programs import Programs, abstract
+from pintern.training.programs import AHEAD, Programs, abstract
 from pintern.training.record import Recorder
 from pintern.training.signals import sigterm
 from pintern.training.step import (
@@ -110,7 +110,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     for change in changes if is_first() else ():
         print(f"From step {step} on, {change}.")
 
-    # ── programs: this level's and the next one's, in the background ──
+    # ── programs: this level's and the next ones', in the background ──
     programs = Programs(
         traced_on(mesh, make_step(graph, optimizer, **loss_options(config))),
         donate=(0,),
@@ -161,7 +161,8 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
             if number != prepared:
                 wanted = curriculum.levels_of_stage(step, stage)
                 if not awaited:  # what follows the teacher has other data, and shapes not known yet
-                    wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
+                    ahead = curriculum.stages[number + 1 : number + 1 + AHEAD]
+                    wanted += [each.level for each in ahead]
                 now = curriculum.level_at(step, stage)
                 program_keys = [prepare(level, step if level == now else None) for level in wanted]
                 programs.keep(itertools.chain(*program_keys))

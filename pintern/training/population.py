@@ -54,7 +54,7 @@ from pintern.training.placement import (
     place_batch,
     state_shardings,
 )
-from pintern.training.programs import Programs, abstract
+from pintern.training.programs import AHEAD, Programs, abstract
 from pintern.training.record import Recorder
 from pintern.training.signals import sigterm
 from pintern.training.stacking import (
@@ -165,7 +165,7 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     rates = rates_of(configs)
     data = PopulationData(datas)
 
-    # ── programs: one a level, this level's and the next one's in the background ──
+    # ── programs: one a level, this level's and the next ones' in the background ──
     programs = Programs(
         traced_on(mesh, make_population_step(graph, config, own_teachers=awaited)),
         donate=(0,),
@@ -209,7 +209,8 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
             if number != prepared:
                 wanted = curriculum.levels_of_stage(step)
                 if not awaited:  # what follows the teacher has other data, and shapes not known yet
-                    wanted += [each.level for each in curriculum.stages[number + 1 : number + 2]]
+                    ahead = curriculum.stages[number + 1 : number + 1 + AHEAD]
+                    wanted += [each.level for each in ahead]
                 programs.keep([prepare(level) for level in wanted])
                 prepared = number
             level = curriculum.level_at(step)

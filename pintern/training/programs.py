@@ -1,4 +1,4 @@
-"""Compiled training steps, one per shape; the next level's is compiled while this one trains."""
+"""Compiled training steps, one per shape; the next levels' are compiled while this one trains."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from pintern import compiling
+
+AHEAD = 2  # stages; with one, a short stage would be over before the next one's programs are there
 
 
 class Programs:
