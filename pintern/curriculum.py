@@ -149,11 +149,17 @@ class Curriculum:
         number = self.stage_at(step, state) + self.steps_ahead(step)
         return self.stages[min(number, len(self.stages) - 1)].level
 
-    def levels_of_stage(self, step: int, state: AdaptiveState | None = None) -> list[Level]:
-        """Levels from a step to the end of its stage, each once, as they are first needed."""
-        stop = self.stages[self.stage_at(step, state)].stop if self.smoothing else 0
-        steps = range(step, max(stop, step + 1))
-        return list(dict.fromkeys(self.level_at(each, state) for each in steps))
+    def levels_of_stage(
+        self, step: int, state: AdaptiveState | None = None, *, ahead: int = 0
+    ) -> list[Level]:
+        """Levels from a step to the end of its stage, each once, as they are first needed; and then
+        those of so many stages behind it.
+        """
+        number = self.stage_at(step, state)
+        stop = self.stages[number].stop if self.smoothing else 0
+        levels = [self.level_at(each, state) for each in range(step, max(stop, step + 1))]
+        levels += [stage.level for stage in self.stages[number + 1 : number + 1 + ahead]]
+        return list(dict.fromkeys(levels))
 
     def must_look(self, step: int, state: AdaptiveState) -> bool:
         """Whether an adaptive run compares scores before this step."""

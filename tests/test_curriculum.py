@@ -223,6 +223,8 @@ def test_an_adaptive_run_is_smoothed_from_where_it_is():
 def test_the_levels_of_a_stage_are_those_that_its_steps_take():
     plain = make()
     assert plain.levels_of_stage(31) == [plain.levels[1]]
+    assert plain.levels_of_stage(31, ahead=2) == list(plain.levels[1:4])
+    assert plain.levels_of_stage(95, ahead=2) == [plain.levels[3]]
     curriculum = make(smoothing=0.7, seed=1)
     for start, stop in ((0, 30), (12, 30), (95, 120)):
         taken = {curriculum.level_at(step) for step in range(start, stop)}

@@ -119,3 +119,6 @@ def test_a_stack_without_its_last_block_is_no_copy_of_the_kernels(remat):
         assert f"tensor<{layers}x{width_in}x{width_out}xf32>" in text
         assert f"tensor<{layers - 1}x{width_in}x{width_out}xf32>" not in text
         assert f"tensor<{layers - 1}x{width_in}x3xf32>" in text
+    # The last block's MLP meets the two wanted places, and the others' every slot.
+    for slots in ("1x1x2", "1x2x6"):
+        assert f"tensor<{slots}x{config.mlp_dim}xf32>" in text

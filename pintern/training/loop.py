@@ -159,10 +159,9 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
                     data = load_data(parts, workdir, teacher)
                 awaited, prepared = False, None
             if number != prepared:
-                wanted = curriculum.levels_of_stage(step, stage)
-                if not awaited:  # what follows the teacher has other data, and shapes not known yet
-                    ahead = curriculum.stages[number + 1 : number + 1 + AHEAD]
-                    wanted += [each.level for each in ahead]
+                # What follows the teacher has other data, and shapes not known yet.
+                ahead = 0 if awaited else AHEAD
+                wanted = curriculum.levels_of_stage(step, stage, ahead=ahead)
                 now = curriculum.level_at(step, stage)
                 program_keys = [prepare(level, step if level == now else None) for level in wanted]
                 programs.keep(itertools.chain(*program_keys))

@@ -207,10 +207,9 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
                 data = PopulationData([member.data for member in members])
                 awaited, prepared = False, None
             if number != prepared:
-                wanted = curriculum.levels_of_stage(step)
-                if not awaited:  # what follows the teacher has other data, and shapes not known yet
-                    ahead = curriculum.stages[number + 1 : number + 1 + AHEAD]
-                    wanted += [each.level for each in ahead]
+                # What follows the teacher has other data, and shapes not known yet.
+                ahead = 0 if awaited else AHEAD
+                wanted = curriculum.levels_of_stage(step, ahead=ahead)
                 programs.keep([prepare(level) for level in wanted])
                 prepared = number
             level = curriculum.level_at(step)
