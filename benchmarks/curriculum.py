@@ -9,7 +9,7 @@ A real run, read back from its own `metrics.jsonl` and `timings.jsonl`; without 
 is the company task. Every program is compiled anew. The first one can't be compiled beside any
 training: what it costs is told apart, and doesn't count as a stage change.
 
-How many row widths a level gets depends on how long it is trained on, and padding on these: the
+How many pack widths a level gets depends on how long it is trained on, and padding on these: the
 padding of a run of --long steps is told as well, by making its batches and training on none.
 """
 
@@ -139,7 +139,7 @@ def planned_padding(config: Any) -> float:
         for step in range(config.train.steps):
             level = curriculum.stages[curriculum.stage_at(step)].level
             shape, _, share = data.batch(step, level)
-            size = shape.prefix + config.train.batch_rows * shape.row
+            size = shape.prefix + config.train.batch_rows // shape.packed * shape.pack
             name = level_name(level.keep_rate, level.shots)
             slots[name] = slots.get(name, 0.0) + size
             padded[name] = padded.get(name, 0.0) + share * size

@@ -162,7 +162,7 @@ class Bench:
     def tokens(self, count: int) -> int:
         """Real tokens of a step of so many members."""
         each = [batch.student for batch in self.batches[:count]]
-        return sum(int(b.prefix_valid.sum() + b.row_valid.sum()) for b in each)
+        return sum(b.real_tokens for b in each)
 
 
 if __name__ == "__main__":

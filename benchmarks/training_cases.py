@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from pintern.config import default_config
 from pintern.prompts.rows import Row
-from pintern.training.batches import Shapes, make_batch, padding_share, step_indices
+from pintern.training.batches import Shapes, make_batch, packing, padding_share, stretch_indices
 from pintern.training.step import TrainBatch
 
 RANK, ALPHA = 16, 32
@@ -33,6 +34,7 @@ class Case:
       planned: steps on whose lengths the shapes are planned, as a run plans them before it starts.
       peer: the same rows in the order that a PEFT user's shuffled loader gives.
       micro: rows of a PEFT micro-batch; gradients of as many as make a step are accumulated.
+      packed: rows of our packs, as `training.batches` deals them out.
       repeats: timed runs of each side.
     """
 
@@ -44,6 +46,7 @@ class Case:
     planned: tuple[tuple[Row, ...], ...]
     peer: tuple[tuple[Row, ...], ...]
     micro: int
+    packed: int = 1
     repeats: int = 1
 
     def our_batches(self) -> list[TrainBatch]:
@@ -58,7 +61,9 @@ class Case:
     def _shapes(self, planned: tuple[tuple[Row, ...], ...]) -> Shapes:
         rows = [row for step in planned for row in step]
         steps = np.arange(len(rows)).reshape(len(planned), -1)
-        return Shapes.plan(self.prefix, rows, steps, lane_rows=len(planned[0]))
+        return Shapes.plan(
+            self.prefix, rows, steps, every=True, lane_rows=len(planned[0]), packed=self.packed
+        )
 
     def _batch(self, rows: tuple[Row, ...], shapes: Shapes) -> TrainBatch:
         batch = make_batch(self.prefix, rows, shapes.shape_for(rows), lane_rows=len(rows))
@@ -212,7 +217,8 @@ def recurrent(
     # More rows at once don't fit: PEFT keeps activations and logits of every row's whole prompt.
     name = name or f"train_recurrent_{rows}"
     steps = (step,)
-    return Case(name, target, 0, prefix, steps, steps, steps, 8, repeats=2 if rows <= 8 else 1)
+    repeats = 2 if rows <= 8 else 1
+    return Case(name, target, 0, prefix, steps, steps, steps, micro=8, repeats=repeats)
 
 
 def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tuple) -> Case:
@@ -232,20 +238,21 @@ def plain(
       data: folder with NL2Bash and GPT-2's tokenizer; lengths are drawn where it isn't there.
       rows: of a step.
       steps: that are made. The peer gets the same rows, shuffled.
-      window: steps whose rows our order sorts by length together, and then shuffles step by step:
-        as many as in a run.
+      window: steps whose rows our order packs together, and then shuffles step by step: as many as
+        in a run.
     """
     drawn = nl2bash_rows(data, vocab, rows * window)
     lengths = np.array([len(row.tokens) for row in drawn])
-    epoch = range(window)
-    ours = [step_indices(i, lengths, rows=rows, seed=0, stretch=epoch) for i in epoch]
+    most = default_config().train.pack_tokens
+    packed = packing(lengths, rows=rows, seed=0, most=most)
+    ours = stretch_indices(range(window), lengths, rows=rows, seed=0, packed=packed)
     theirs = np.random.default_rng(1).permutation(np.concatenate(ours[:steps]))
 
     def pick(order: Any) -> tuple[tuple[Row, ...], ...]:
         return tuple(tuple(drawn[i] for i in step) for step in order)
 
     mine, other = pick(ours[:steps]), pick(theirs.reshape(steps, rows))
-    return Case("train_plain", target, 0, (), mine, pick(ours), other, micro=rows)
+    return Case("train_plain", target, 0, (), mine, pick(ours), other, micro=rows, packed=packed)
 
 
 def nl2bash_rows(data: Path, vocab: int, count: int) -> list[Row]:

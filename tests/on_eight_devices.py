@@ -76,8 +76,8 @@ def make_batch() -> TrainBatch:
     student = Batch(
         prefix_tokens=prefix,
         prefix_valid=np.ones_like(prefix),
-        row_tokens=rows,
-        row_valid=(np.arange(SLOTS) < rng.integers(8, SLOTS + 1, (*lead, 1))).astype(np.int32),
+        pack_tokens=rows,
+        pack_rows=(np.arange(SLOTS) < rng.integers(8, SLOTS + 1, (*lead, 1))).astype(np.int32),
         target_rows=np.broadcast_to(np.repeat([0, 1], TARGETS), lanes).copy(),
         target_slots=slots.reshape(lanes),
         target_tokens=np.take_along_axis(rows, slots + 1, -1).reshape(lanes),

@@ -80,8 +80,8 @@ def test_routing_counts_real_tokens_once():
     batch = Batch(
         prefix_tokens=jnp.asarray(rng.integers(0, VOCAB, (2, 5))),
         prefix_valid=jnp.asarray([[1, 1, 1, 1, 0], [1, 1, 0, 0, 0]]),
-        row_tokens=jnp.asarray(rng.integers(0, VOCAB, (2, 3, 4))),
-        row_valid=jnp.asarray([[[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]] * 2),
+        pack_tokens=jnp.asarray(rng.integers(0, VOCAB, (2, 3, 4))),
+        pack_rows=jnp.asarray([[[1, 1, 1, 0], [1, 1, 0, 0], [0, 0, 0, 0]]] * 2),
         target_rows=jnp.zeros((2, 3, 1), jnp.int32),
         target_slots=jnp.zeros((2, 3, 1), jnp.int32),
         target_tokens=jnp.zeros((2, 3, 1), jnp.int32),
@@ -106,8 +106,8 @@ def test_training_on_the_balance_loss_alone_evens_the_experts_out():
     student = Batch(
         prefix_tokens=rows[:, :, 0],
         prefix_valid=ones[:, :, 0],
-        row_tokens=rows,
-        row_valid=ones,
+        pack_tokens=rows,
+        pack_rows=ones,
         target_rows=np.zeros_like(ones[..., :2]),
         target_slots=ones[..., :2],
         target_tokens=rows[..., :2],
@@ -135,8 +135,8 @@ def test_two_micro_batches_have_the_mean_of_their_balance_losses():
     student = Batch(
         prefix_tokens=rows[:, :, 0, :0],
         prefix_valid=ones[:, :, 0, :0],
-        row_tokens=rows,
-        row_valid=ones,
+        pack_tokens=rows,
+        pack_rows=ones,
         target_rows=np.zeros_like(ones[..., :1]),
         target_slots=ones[..., :1],
         target_tokens=rows[..., :1],

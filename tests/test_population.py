@@ -93,8 +93,8 @@ def random_batch(rng, *, rows, slots, prefix, micro=1) -> TrainBatch:
     student = Batch(
         prefix_tokens=rng.integers(0, tiny_models.VOCAB, (micro, 1, prefix), dtype=np.int32),
         prefix_valid=np.ones((micro, 1, prefix), np.int32),
-        row_tokens=tokens,
-        row_valid=valid,
+        pack_tokens=tokens,
+        pack_rows=valid,
         target_rows=np.zeros_like(at),
         target_slots=at,
         target_tokens=rng.integers(0, tiny_models.VOCAB, weights.shape, dtype=np.int32),
@@ -106,7 +106,7 @@ def random_batch(rng, *, rows, slots, prefix, micro=1) -> TrainBatch:
 def padded(batch: TrainBatch, *, prefix: int, slots: int, targets: int) -> TrainBatch:
     """Zeros on the right, as a population pads."""
     wanted = dict.fromkeys(("prefix_tokens", "prefix_valid"), prefix)
-    wanted |= dict.fromkeys(("row_tokens", "row_valid"), slots)
+    wanted |= dict.fromkeys(("pack_tokens", "pack_rows"), slots)
     wanted |= dict.fromkeys(
         ("target_rows", "target_slots", "target_tokens", "target_weights"), targets
     )

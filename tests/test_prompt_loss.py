@@ -40,9 +40,12 @@ def full_precision():
 def weighted(where: str, seed: int) -> tuple[Batch, jax.Array]:
     """The batch of the shared prefix's tests, and what its rows count: rows of padding nothing."""
     batch = make_batch(where, seed)
-    counts = np.zeros(batch.row_valid.shape[:2], np.float32)
-    for g, group in enumerate(np.asarray(batch.row_valid).any(-1)):
-        counts[g, np.flatnonzero(group)] = (1.0, 0.5)
+    group, pack, _ = batch.pack_rows.shape
+    counts = np.zeros((group, pack, batch.packed), np.float32)
+    for g, rows in enumerate(np.asarray(batch.pack_rows)):
+        there = rows[:, None] == np.arange(batch.packed)[:, None] + 1
+        counts[g][there.any(-1)] = (1.0, 0.5)
+    counts = counts.reshape(group, -1)
     return batch, jnp.asarray(counts)
 
 

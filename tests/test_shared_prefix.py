@@ -29,7 +29,10 @@ ROWS = ((3, 5), (5, 7))
 TARGETS = 2
 STEPS = 4
 
-PLACES = [("right", 0), ("left", 1), *(("anywhere", seed) for seed in range(2, 8))]
+PLACES = [
+    *(("right", 0), ("left", 1), ("packed", 8)),
+    *(("anywhere", seed) for seed in range(2, 8)),
+]
 
 family = pytest.mark.parametrize("family", list(EVERY_FAMILY))
 # Two families with and without a soft prompt; the others with one, which is the harder case.
@@ -129,16 +132,18 @@ def make_batch(where: str, seed: int) -> Batch:
     """The sequences in one padded batch: room for 6 prefix and 8 row tokens, 3 rows, 4 targets.
 
     Each row has a lane of its own where padding is on the right; else all rows are one lane, whose
-    targets stand in any order.
+    targets stand in any order. `packed` is three rows to a pack of 16 slots, two packs to the lane.
     """
+    if where == "packed":
+        return packed_batch(seed)
     rng = np.random.default_rng(seed)
     prefixes, rows, slots, targets = tokens_and_targets()
     prefix_tokens, prefix_valid = map(
         np.stack, zip(*(padded(p, 6, rng, where) for p in prefixes), strict=True)
     )
     shape = (2, 3)
-    row_tokens = rng.integers(0, VOCAB, (*shape, 8))
-    row_valid = np.zeros((*shape, 8), np.int32)
+    pack_tokens = rng.integers(0, VOCAB, (*shape, 8))
+    pack_rows = np.zeros((*shape, 8), np.int32)
     target_slots = rng.integers(0, 8, (*shape, 4))
     target_tokens = rng.integers(0, VOCAB, (*shape, 4))
     weights = np.zeros((*shape, 4), np.float32)
@@ -147,9 +152,9 @@ def make_batch(where: str, seed: int) -> Batch:
         order = {"right": [0, 1], "left": [1, 2]}.get(where)
         order = np.sort(rng.choice(3, 2, replace=False)) if order is None else order
         for r, at in enumerate(order):
-            row_tokens[g, at], row_valid[g, at] = padded(rows[g][r], 8, rng, where)
+            pack_tokens[g, at], pack_rows[g, at] = padded(rows[g][r], 8, rng, where)
             kept = np.sort(rng.choice(4, TARGETS, replace=False))
-            target_slots[g, at, kept] = np.flatnonzero(row_valid[g, at])[slots[g][r]]
+            target_slots[g, at, kept] = np.flatnonzero(pack_rows[g, at])[slots[g][r]]
             target_tokens[g, at, kept] = targets[g][r]
             weights[g, at, kept] = 1
     targets = np.zeros_like(target_slots), target_slots, target_tokens, weights
@@ -157,7 +162,36 @@ def make_batch(where: str, seed: int) -> Batch:
         lanes = np.broadcast_to(np.arange(3)[:, None], (*shape, 4)), *targets[1:]
         order = rng.permutation(12)
         targets = [each.reshape(2, 1, 12)[..., order] for each in lanes]
-    return Batch(*map(jnp.asarray, (prefix_tokens, prefix_valid, row_tokens, row_valid, *targets)))
+    return Batch(*map(jnp.asarray, (prefix_tokens, prefix_valid, pack_tokens, pack_rows, *targets)))
+
+
+def packed_batch(seed: int) -> Batch:
+    """The sequences three rows to a pack, of which any two are there, and any slots."""
+    rng = np.random.default_rng(seed)
+    prefixes, rows, slots, targets = tokens_and_targets()
+    prefix = map(np.stack, zip(*(padded(p, 6, rng, "anywhere") for p in prefixes), strict=True))
+    pack_tokens, pack_rows = rng.integers(0, VOCAB, (2, 2, 16)), np.zeros((2, 2, 16), np.int32)
+    lanes = {
+        "target_rows": rng.integers(0, 6, (2, 1, 12)),
+        "target_slots": rng.integers(0, 16, (2, 1, 12)),
+        "target_tokens": rng.integers(0, VOCAB, (2, 1, 12)),
+        "target_weights": np.zeros((2, 1, 12), np.float32),
+    }
+    for g in range(2):
+        pack = rng.integers(2)
+        numbers = np.sort(rng.choice(3, 2, replace=False))
+        kept = rng.choice(12, (2, TARGETS), replace=False)
+        whole, valid = padded(np.concatenate(rows[g]), 16, rng, "anywhere")
+        filled = np.split(np.flatnonzero(valid), [len(rows[g][0])])
+        pack_tokens[g, pack] = whole
+        for r, number in enumerate(numbers):
+            pack_rows[g, pack, filled[r]] = number + 1
+            lanes["target_rows"][g, 0, kept[r]] = 3 * pack + number
+            lanes["target_slots"][g, 0, kept[r]] = filled[r][slots[g][r]]
+            lanes["target_tokens"][g, 0, kept[r]] = targets[g][r]
+            lanes["target_weights"][g, 0, kept[r]] = 1
+    arrays = (*prefix, pack_tokens, pack_rows, *lanes.values())
+    return Batch(*map(jnp.asarray, arrays), packed=3)
 
 
 # A derivative through four norms a layer, and soft caps or norms of queries and keys besides, loses
@@ -188,8 +222,8 @@ def read_rows(family: str, adapter: Adapter, batch: Batch):
     """Rows behind the prefix cache: their first choices, the position after, and the cache."""
     decoder = model(family)
     prefix, start = prefill(decoder, batch.prefix_tokens, batch.prefix_valid, adapter=adapter)
-    positions = positions_of(batch.row_valid, start[:, None])
-    hidden, cache = decoder(batch.row_tokens, positions, prefix, adapter=adapter)
+    positions = positions_of(batch.pack_rows, start[:, None])
+    hidden, cache = decoder(batch.pack_tokens, positions, prefix, adapter=adapter)
     # The last real token of a row may stand before padding.
     hidden = jnp.take_along_axis(hidden, positions.argmax(-1)[..., None, None], axis=2)
     choices = decoder.logits(hidden).argmax(-1)
@@ -227,7 +261,7 @@ def test_greedy_through_the_prefix_cache_equals_the_naive_concatenation(family, 
         batch = make_batch(where, seed)
         continued = greedy(family, adapter, batch)
         for g, prefix in enumerate(prefixes):
-            filled = np.flatnonzero(np.asarray(batch.row_valid[g]).any(-1))
+            filled = np.flatnonzero(np.asarray(batch.pack_rows[g]).any(-1))
             for row, answer in zip(rows[g], continued[g, filled], strict=True):
                 # Each token must be the naive pass's choice after the ones before it.
                 sequence = np.concatenate([prefix, row, answer])
@@ -241,8 +275,9 @@ def logits_of(family: str, batch: Batch):
 
 
 @family
-def test_a_padded_prefix_is_as_good_as_none(family):
-    batch = make_batch("right", 0)
+@pytest.mark.parametrize("where", ["right", "packed"])
+def test_a_padded_prefix_is_as_good_as_none(family, where):
+    batch = make_batch(where, 0)
     padding = batch.replace(prefix_valid=jnp.zeros_like(batch.prefix_valid))
     none = batch.replace(
         prefix_tokens=batch.prefix_tokens[:, :0], prefix_valid=batch.prefix_valid[:, :0]
@@ -263,6 +298,28 @@ def test_rows_see_their_own_prefix_only(family):
     assert np.abs(one[0] - two[0])[real[0]].max() > 0.1
 
 
+@family
+def test_packed_rows_dont_see_one_another(family):
+    """Nor those behind them: other tokens of one row change nothing in another."""
+    batch = make_batch("packed", 9)
+    last = batch.pack_rows.max(-1, keepdims=True)
+    of_last = (batch.pack_rows == last) & (last > 0)
+    others = batch.replace(pack_tokens=jnp.where(of_last, 11, batch.pack_tokens))
+    one, two = logits_of(family, batch), logits_of(family, others)
+    number = batch.target_rows % 3 + 1
+    in_last = number == batch.pack_rows.max((1, 2))[:, None, None]
+    real = np.asarray(batch.target_weights) > 0
+    np.testing.assert_allclose(one[real & ~in_last], two[real & ~in_last], atol=1e-6)
+    assert np.abs(one - two)[real & in_last].max() > 0.1
+
+
+def test_rows_of_several_texts_are_read_at_once():
+    decoder, tokens = model("gpt2"), jnp.ones((1, 1, 4), int)
+    _, cache = decoder(tokens, jnp.arange(4)[None, None])
+    with pytest.raises(ValueError, match="several texts"):
+        decoder(tokens, 4 + jnp.arange(4)[None, None], cache, texts=tokens)
+
+
 def test_positions_count_real_tokens():
     valid = jnp.array([[0, 1, 1, 0, 1], [0, 0, 0, 0, 0]])
     np.testing.assert_array_equal(
@@ -270,11 +327,13 @@ def test_positions_count_real_tokens():
     )
 
 
+@pytest.mark.parametrize("where", ["anywhere", "packed"])
 @pytest.mark.parametrize("family", ["gpt2", "bloom", "qwen2", "gemma3_text", "mixtral"])
-def test_prefix_and_rows_read_jointly_are_as_one_after_another(family, monkeypatch):
+def test_prefix_and_rows_read_jointly_are_as_one_after_another(family, where, monkeypatch):
     """As they are read on a mesh, and with dropout."""
-    batch, adapter = make_batch("anywhere", 5), random_adapter(family, virtual=3)
-    valid = np.pad(batch.prefix_valid, ((0, 0), (3, 0)), constant_values=1), batch.row_valid
+    batch, adapter = make_batch(where, 5), random_adapter(family, virtual=3)
+    ahead = np.pad(batch.prefix_valid, ((0, 0), (3, 0)), constant_values=1)
+    valid = ahead, np.asarray(batch.pack_rows) > 0
     outcomes = []
     for jointly in (True, False):
         monkeypatch.setattr(

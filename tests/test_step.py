@@ -14,9 +14,11 @@ from pintern.config import default_config
 from pintern.curriculum import Level
 from pintern.models.shared_prefix import prefill
 from pintern.prompts.task import Example
+from pintern.training.batches import Shape, make_batch
 from pintern.training.data import TrainingData
 from pintern.training.step import (
     Teacher,
+    TrainBatch,
     TrainState,
     kl_divergence,
     learning_rate,
@@ -95,6 +97,30 @@ def test_accumulation_changes_memory_and_nothing_else():
     assert_close(two[0], one[0])
     for name in ("loss", "kl", "grad_norm"):
         assert float(two[1][name]) == pytest.approx(float(one[1][name]), rel=1e-5)
+
+
+@pytest.mark.parametrize("packed", [2, 4])
+def test_packs_change_padding_and_nothing_else(packed):
+    """A row's own weight in the loss goes with it, by label and by the teacher's confidence."""
+    rows = data(1).rows(FULL.shots)
+    chosen = [rows[i] for i in (0, len(rows) - 1, 3, len(rows) - 2)]
+    labelled = jnp.array([[[1.0, 0.0, 1.0, 0.0]]])
+    outcomes = []
+    for each in (1, packed):
+        shape = Shape(88, 64 * each, 96, each)
+        prefixes = tiny.parts().prompts.prefix(1.0), ()
+        student, taught = (
+            make_batch(prefix, chosen, shape._replace(prefix=88 if prefix else 0), lane_rows=4)
+            for prefix in prefixes
+        )
+        batch = jax.tree.map(lambda x: x[None], TrainBatch(student, labelled[0], taught))
+        state = TrainState(trained_adapter(), optax.sgd(1.0).init(trained_adapter()))
+        options = {"by_confidence": True, "distill_weight": 0.5, "prompt_loss_weight": 0.1}
+        run = jax.jit(make_step(split()[0], optax.sgd(1.0), **options))
+        outcomes.append(run(state, split()[1], batch, teacher(), jax.random.key(0)))
+    assert_close(outcomes[1][0].adapter, outcomes[0][0].adapter)
+    for name, value in outcomes[0][1].items():
+        assert float(outcomes[1][1][name]) == pytest.approx(float(value), rel=1e-5), name
 
 
 def test_a_fresh_adapter_behind_the_teachers_prompt_is_the_teacher():

@@ -1,5 +1,6 @@
 """A whole run: what it writes, how it resumes, and how it refuses."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -11,7 +12,7 @@ import pytest
 import tiny
 
 from pintern.adapters.adapter import Adapter, LoraPair
-from pintern.curriculum import AdaptiveState
+from pintern.curriculum import AdaptiveState, Stage
 from pintern.errors import UserError
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
@@ -61,7 +62,10 @@ def test_a_run_writes_what_it_promises():
 
 def test_programs_are_compiled_ahead_and_counted():
     rows = tiny.lines(tiny.trained_run() / "timings.jsonl")
-    data = TrainingData(tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0)
+    packed = tiny.config().train.pack_tokens
+    data = TrainingData(
+        tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0, pack_tokens=packed
+    )
     levels = tiny.parts().prompts.curriculum.levels
     assert rows[-1]["compiled_programs"] == sum(len(data.programs(level)) for level in levels)
     assert rows[0]["compile_seconds"] > 0
@@ -96,7 +100,10 @@ def test_a_step_that_is_not_finite_is_named_and_the_last_checkpoint_goes_on(tmp_
         patch.setattr(TrainingData, "batch", lambda *a: (poisoned if a[1] == 7 else sound)(*a))
         with pytest.raises(UserError, match="loss at step 7 is nan") as raised:
             train(tiny.config(), run)
-    data = TrainingData(tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0)
+    packed = tiny.config().train.pack_tokens
+    data = TrainingData(
+        tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0, pack_tokens=packed
+    )
     numbers = ", ".join(str(i + 1) for i in data.indices(7))
     assert f"training examples {numbers}." in str(raised.value)
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"6"}
@@ -255,15 +262,37 @@ def test_a_folder_is_claimed_once(tmp_path):
         read_config(run)
 
 
-def test_data_of_a_level_always_fits_its_programs():
+@pytest.mark.parametrize("pack_tokens", [0, 512])
+@pytest.mark.parametrize("smoothing", [0.0, 1.0])
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_data_of_a_level_always_fits_its_programs(pack_tokens, smoothing, adaptive):
     prompts = tiny.parts().prompts
-    data = TrainingData(prompts, batch_rows=4, accumulate=2, seed=0, teacher_shots=1)
-    for level in prompts.curriculum.levels:
+    curriculum = dataclasses.replace(
+        prompts.curriculum,
+        stages=tuple(
+            Stage(level, 12 * i, 12 * i + 12) for i, level in enumerate(prompts.curriculum.levels)
+        ),
+        smoothing=smoothing,
+        adaptive=adaptive,
+    )
+    data = TrainingData(
+        dataclasses.replace(prompts, curriculum=curriculum),
+        batch_rows=4,
+        accumulate=2,
+        seed=0,
+        teacher_shots=1,
+        pack_tokens=pack_tokens,
+    )
+    assert any(data.packed(level) > 1 for level in data.levels) == (pack_tokens > 0)
+    for level in curriculum.levels:
         known = {
             shape: [np.shape(x) for x in jax.tree.leaves(batch)]
             for shape, batch in data.programs(level)
         }
         for step in range(24):
-            shape, batch, padding = data.batch(step, level)
+            state = AdaptiveState(curriculum.levels.index(level), 0) if adaptive else None
+            if curriculum.level_at(step, state) != level:
+                continue
+            shape, batch, padding = data.batch(step, level, state)
             assert known[shape] == [np.shape(x) for x in jax.tree.leaves(batch)]
             assert 0 <= padding < 1

@@ -104,13 +104,16 @@ def _decoder(family: str) -> Decoder:
     abstract = abstract_decoder(decoder_config(FAMILIES[family], EVERY_FAMILY[family]))
     leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
     rng = np.random.default_rng(2)
-    return jax.tree.unflatten(
-        tree,
-        [
-            jnp.asarray(rng.normal("scale" in jax.tree_util.keystr(path), 0.2, x.shape), x.dtype)
-            for path, x in leaves
-        ],
-    )
+    with jax.ensure_compile_time_eval():  # whoever asks first may be traced
+        return jax.tree.unflatten(
+            tree,
+            [
+                jnp.asarray(
+                    rng.normal("scale" in jax.tree_util.keystr(path), 0.2, x.shape), x.dtype
+                )
+                for path, x in leaves
+            ],
+        )
 
 
 def random_decoder(family: str) -> Decoder:

@@ -130,15 +130,15 @@ def abstract_batch(
     def array(*sizes: int, dtype: DTypeLike = jnp.int32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((count, 1, *sizes), dtype)
 
-    # A lane a device, as `training.data` makes them.
+    # A lane a device, as `training.data` makes them; rows of one length stand each alone.
     targets = devices, rows // devices * lengths.target
 
     def batch(prefix: int) -> Batch:
         return Batch(
             prefix_tokens=array(prefix),
             prefix_valid=array(prefix),
-            row_tokens=array(rows, lengths.row),
-            row_valid=array(rows, lengths.row),
+            pack_tokens=array(rows, lengths.row),
+            pack_rows=array(rows, lengths.row),
             target_rows=array(*targets),
             target_slots=array(*targets),
             target_tokens=array(*targets),

@@ -123,6 +123,7 @@ class Decoder(nnx.Module):
         positions: Int[Array, "group row slot"],
         cache: Cache | None = None,
         *,
+        texts: Int[Array, "group row slot"] | None = None,
         wanted: Int[Array, "group lane wanted"] | None = None,
         ordered: bool = False,
         adapter: Adapter | None = None,
@@ -134,6 +135,8 @@ class Decoder(nnx.Module):
           inputs: token ids, or embeddings as `embed` gives them.
           positions: place of each token in its whole sequence, prefix included; −1 is padding.
           cache: what was read before; None at the start.
+          texts: number of the text that each token is of, where a row holds several that don't see
+            one another. All of such a row is read at once.
           wanted: places whose hidden states are asked for, among the slots of each lane's rows, one
             row behind another; a lane is as many rows as there are to a list. The last block makes
             no others, and its router counts no others. All of them where it is None. Not together
@@ -148,16 +151,20 @@ class Decoder(nnx.Module):
           with these tokens added to its rows.
 
         Raises:
-          ValueError: both `wanted` and `dropout_key` are given.
+          ValueError: both `wanted` and `dropout_key` are given, or `texts` and earlier rows.
         """
         if wanted is not None and dropout_key is not None:
             raise ValueError("Slots can't be wanted under dropout, whose draws go by slot.")
         cache = cache or Cache()
+        if texts is not None and cache.rows is not None:
+            raise ValueError("Rows of several texts are read at once, not behind what was read.")
         hidden = split_hidden(self.enter(inputs, positions))
         row_positions = write_slots(cache.row_positions, positions, cache.length, axis=2)
-        view, local_view = views_of(self.config, positions, row_positions, cache.prefix_positions)
+        view, local_view = views_of(
+            self.config, positions, row_positions, cache.prefix_positions, texts
+        )
         real = positions >= 0
-        causal = ordered and cache.rows is None and self.config.window is None
+        causal = ordered and cache.rows is None and texts is None and self.config.window is None
 
         lora = {} if adapter is None else adapter.lora
         scale, rate = (1.0, 0.0) if adapter is None else (adapter.scale, adapter.dropout)

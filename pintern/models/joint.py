@@ -39,6 +39,7 @@ def read_jointly(
     rows: Int[Array, "group row slot"],
     row_positions: Int[Array, "group row slot"],
     *,
+    texts: Int[Array, "group row slot"] | None = None,
     wanted: Int[Array, "group lane wanted"] | None = None,
     adapter: Adapter | None = None,
 ) -> tuple[
@@ -52,6 +53,7 @@ def read_jointly(
       prefix_positions: −1 is padding, which stands behind what is real.
       rows: token ids.
       row_positions: in the whole sequence, prefix included; −1 is padding.
+      texts: as `Decoder` takes them.
       wanted: places of the rows whose hidden states are asked for, as `Decoder` takes them; the
         last block then makes none of the prefix, and no others of the rows.
       adapter: LoRA pairs; its soft prompt is in `prefix`.
@@ -68,7 +70,7 @@ def read_jointly(
         None if of_prefix is None else (of_prefix, of_rows)
         for of_prefix, of_rows in zip(
             views_of(decoder.config, ahead, ahead, None),
-            views_of(decoder.config, row_positions, row_positions, prefix_positions),
+            views_of(decoder.config, row_positions, row_positions, prefix_positions, texts),
             strict=True,
         )
     ]

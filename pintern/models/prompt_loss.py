@@ -20,7 +20,7 @@ def prompt_nats(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum of −log p over the prompt tokens of every row's concatenation, and how many there are.
 
-    No more than one row's or one prefix's logits are held at once per group; the backward pass
+    No more than one pack's or one prefix's logits are held at once per group; the backward pass
     makes them again.
 
     Args:
@@ -29,7 +29,7 @@ def prompt_nats(
       reading: of this batch, its prefix read with it.
       row_weights: what each row counts.
     """
-    group, _, slot = batch.row_tokens.shape
+    group, _, slot = batch.pack_tokens.shape
     width = reading.rows.shape[-1]
 
     @jax.checkpoint
@@ -54,22 +54,26 @@ def prompt_nats(
         prefix_count = weights.sum(-1)
         last, there = _gather(reading.prefix, ahead), ahead >= 0
 
-    # The row's tokens up to the slot that predicts the completion's first one.
-    first = batch.by_row(batch.target_slots, slot).min(-1, keepdims=True)
-    prompt = (batch.row_valid > 0) & (jnp.arange(slot) <= first)
-    before = _slot_before(batch.row_valid)[..., :-1]
-    weights = (prompt & ((before >= 0) | there[..., None])).astype(jnp.float32)
+    # A row's tokens up to the slot that predicts the completion's first one.
+    first = batch.at_tokens(batch.by_row(batch.target_slots, slot).min(-1))
+    prompt = (batch.pack_rows > 0) & (jnp.arange(slot) <= first)
+    before = _slot_before(batch.pack_rows)[..., :-1]
+    row_before = jnp.take_along_axis(batch.pack_rows, jnp.maximum(before, 0), axis=2)
+    before = jnp.where(row_before == batch.pack_rows, before, -1)  # of its own row
+    counted = (prompt & ((before >= 0) | there[..., None])).astype(jnp.float32)
+    counted *= batch.at_tokens(row_weights)
 
-    def one_row(row: tuple[Array, ...]) -> Array:
-        hidden, before, tokens, weights = row
+    def one_pack(pack: tuple[Array, ...]) -> Array:
+        hidden, before, tokens, weights = pack
         own = _gather(hidden, before)
         return nats(jnp.where((before >= 0)[..., None], own, last), tokens, weights)
 
-    by_row = (reading.rows, before, batch.row_tokens, weights)
-    row_sum = jax.lax.map(one_row, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_row)).T
+    by_pack = (reading.rows, before, batch.pack_tokens, counted)
+    pack_sum = jax.lax.map(one_pack, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_pack))
+    rows = row_weights.sum(-1)
     return (
-        jnp.sum((prefix_sum[:, None] + row_sum) * row_weights),
-        jnp.sum((prefix_count[:, None] + weights.sum(-1)) * row_weights),
+        jnp.sum(prefix_sum * rows) + jnp.sum(pack_sum),
+        jnp.sum(prefix_count * rows) + jnp.sum(counted),
     )
 
 

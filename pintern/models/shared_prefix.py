@@ -23,36 +23,50 @@ from pintern.models.stack import at_places
 class Batch:
     """Groups of rows, each group under one prefix. Padding stands behind what is real.
 
-    Completions differ in length, so the targets of several rows stand one behind another: padding
-    is at the end of the list and not of every row. Such rows, as many as there are rows to a list
-    and in their order, are a lane. Devices that split the rows need a lane each.
+    Rows differ in length, so several stand one behind another, each of which sees the prefix and
+    itself: a pack, which is padded at its end. The targets of several packs stand one behind
+    another likewise. Such packs, as many as there are to a list and in their order, are a lane.
+    Devices that split the rows need a lane each.
 
     Attributes:
       prefix_tokens: `[group, prefix]`; the prefix axis may be 0.
       prefix_valid: `[group, prefix]`, 1 at real tokens.
-      row_tokens: `[group, row, slot]`.
-      row_valid: `[group, row, slot]`, 1 at real tokens.
-      target_rows: `[group, lane, target]`, which of the lane's rows the target is of.
-      target_slots: `[group, lane, target]`, slot of that row whose hidden state predicts it.
+      pack_tokens: `[group, pack, slot]`.
+      pack_rows: `[group, pack, slot]`, which of the pack's rows the token is of, from 1; 0 is
+        padding.
+      target_rows: `[group, lane, target]`, which of the lane's rows the target is of, from 0.
+      target_slots: `[group, lane, target]`, slot of that row's pack whose hidden state predicts it.
       target_tokens: `[group, lane, target]`.
       target_weights: `[group, lane, target]`, 0 where padded.
+      packed: rows of a pack.
     """
 
     prefix_tokens: Int[Array, "group prefix"]
     prefix_valid: Int[Array, "group prefix"]
-    row_tokens: Int[Array, "group row slot"]
-    row_valid: Int[Array, "group row slot"]
+    pack_tokens: Int[Array, "group pack slot"]
+    pack_rows: Int[Array, "group pack slot"]
     target_rows: Int[Array, "group lane target"]
     target_slots: Int[Array, "group lane target"]
     target_tokens: Int[Array, "group lane target"]
     target_weights: Float[Array, "group lane target"]
+    packed: int = flax.struct.field(pytree_node=False, default=1)
+
+    @property
+    def real_tokens(self) -> int:
+        """Tokens of prefixes and packs that are no padding; of a batch on the host."""
+        return int((self.prefix_valid > 0).sum() + (self.pack_rows > 0).sum())
+
+    @property
+    def texts(self) -> Int[Array, "group pack slot"] | None:
+        """`pack_rows` as `Decoder` takes them: None where a pack is one row."""
+        return self.pack_rows if self.packed > 1 else None
 
     @property
     def target_places(self) -> Int[Array, "group lane target"]:
-        """Where the targets' hidden states stand among the slots of a lane's rows, one row behind
+        """Where the targets' hidden states stand among the slots of a lane's packs, one pack behind
         another: what `Decoder` can be asked for.
         """
-        return self.target_rows * self.row_tokens.shape[2] + self.target_slots
+        return self.target_rows // self.packed * self.pack_tokens.shape[2] + self.target_slots
 
     def at_targets(self, values: Float[Array, "group row"]) -> Float[Array, "group lane target"]:
         """What each row has, at each of its targets."""
@@ -63,19 +77,37 @@ class Batch:
         self, values: Shaped[Array, "group lane target"], other: float
     ) -> Shaped[Array, "group row target"]:
         """The values at each row's own targets, and another everywhere else."""
-        group, row, _ = self.row_tokens.shape
-        lane_rows = row // self.target_rows.shape[1]
+        group, pack, _ = self.pack_tokens.shape
+        lane_rows = pack * self.packed // self.target_rows.shape[1]
         own = self.target_rows[:, :, None] == jnp.arange(lane_rows)[:, None]
         own &= self.target_weights[:, :, None] > 0
-        return jnp.where(own, values[:, :, None], other).reshape(group, row, -1)
+        return jnp.where(own, values[:, :, None], other).reshape(group, pack * self.packed, -1)
+
+    def at_tokens(self, values: Shaped[Array, "group row"]) -> Shaped[Array, "group pack slot"]:
+        """What each row has, at each of its tokens; anything at padding."""
+        group, pack, _ = self.pack_tokens.shape
+        by_pack = values.reshape(group, pack, self.packed)
+        return jnp.take_along_axis(by_pack, jnp.maximum(self.pack_rows - 1, 0), axis=2)
+
+    def positions(self, start: Int[Array, " group"]) -> Int[Array, "group pack slot"]:
+        """Of each token in its row's own sequence, which begins at `start`; −1 at padding."""
+        counted = positions_of(self.pack_rows, start[:, None])
+        if self.packed == 1:
+            return counted
+        # A row begins where its number is the first so high; what was counted before is no part.
+        latest = jax.lax.cummax(self.pack_rows, axis=2)
+        begins = latest > jnp.pad(latest, ((0, 0), (0, 0), (1, 0)))[..., :-1]
+        before = counted - start[:, None, None]
+        before = jax.lax.cummax(jnp.where(begins, before, 0), axis=2)
+        return jnp.where(self.pack_rows > 0, counted - before, -1)
 
 
 def positions_of(
     valid: Int[Array, "*batch slot"], start: Int[Array, "*#batch"] | int = 0
 ) -> Int[Array, "*batch slot"]:
-    """Counts real tokens from `start`; −1 at padding, wherever it stands."""
+    """Counts real tokens (`valid` above 0) from `start`; −1 at padding, wherever it stands."""
     start = jnp.asarray(start)[..., None]
-    return jnp.where(valid > 0, start + jnp.cumsum(valid, -1) - 1, -1)
+    return jnp.where(valid > 0, start + jnp.cumsum(valid > 0, -1) - 1, -1)
 
 
 def prefill(
@@ -156,14 +188,14 @@ class Reading(NamedTuple):
     Attributes:
       targets: hidden states that predict the targets.
       prefix: those of soft prompt and prefix; None if both are empty or were read before.
-      rows: those of the rows. Both are None where the last block made none but the targets'.
+      rows: those of the packs. Both are None where the last block made none but the targets'.
       routed: what the routers did with the tokens, each read once; None without experts. It is what
         `experts.balance_loss` takes.
     """
 
     targets: Float[Array, "group lane target model"]
     prefix: Float[Array, "group prefix model"] | None
-    rows: Float[Array, "group row slot model"] | None
+    rows: Float[Array, "group pack slot model"] | None
     routed: Routed | None
 
 
@@ -186,11 +218,15 @@ def read_batch(
     if prefix is None and dropout_key is None and reads_jointly(decoder):
         inputs, valid = _with_soft_prompt(decoder, batch.prefix_tokens, batch.prefix_valid, adapter)
         if inputs.shape[1]:
-            places = positions_of(valid)
-            behind = positions_of(batch.row_valid, valid.sum(-1)[:, None])
-            tokens = batch.row_tokens
             before, rows, routed = read_jointly(
-                decoder, inputs, places, tokens, behind, wanted=wanted, adapter=adapter
+                decoder,
+                inputs,
+                positions_of(valid),
+                batch.pack_tokens,
+                batch.positions(valid.sum(-1)),
+                texts=batch.texts,
+                wanted=wanted,
+                adapter=adapter,
             )
             return _reading(batch, before, rows, routed, every)
     prefix_key = row_key = before = None
@@ -201,11 +237,11 @@ def read_batch(
             decoder, batch.prefix_tokens, batch.prefix_valid, adapter, prefix_key, every=every
         )
     cache, start = prefix
-    positions = positions_of(batch.row_valid, start[:, None])
     rows, cache = decoder(
-        batch.row_tokens,
-        positions,
+        batch.pack_tokens,
+        batch.positions(start),
         cache,
+        texts=batch.texts,
         wanted=wanted,
         ordered=True,
         adapter=adapter,

@@ -27,13 +27,16 @@ def views_of(
     positions: Int[Array, "group row query"],
     row_positions: Int[Array, "group row slot"],
     prefix_positions: Int[Array, "group prefix_slot"] | None,
+    texts: Int[Array, "group row query"] | None = None,
 ) -> tuple[View, View | None]:
     """What the layers see and by which angles; then the same for windowed layers.
 
     The second is None where all layers are alike. Windows go by position and not by slot, so
-    that padding takes no room in them.
+    that padding takes no room in them. Of several texts in a row each sees the prefix and itself.
     """
     own, prefix = visible(positions, row_positions), None
+    if texts is not None:
+        own &= texts[..., None] == texts[:, :, None]
     own_distance = prefix_distance = None
     far = config.window is not None or config.positions == "alibi"
     if far:

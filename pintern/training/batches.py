@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,19 +14,27 @@ from pintern.models.shared_prefix import Batch
 from pintern.prompts.rows import Row
 
 _MULTIPLE = 8
-_WINDOW = 64  # steps whose rows are sorted by length together
-_MOST = 10  # row widths of a level, each a program to compile
+_WINDOW = 64  # steps whose rows are packed together
+_MOST = 10  # pack widths of a level, each a program to compile
 _STEPS_A_WIDTH = 60  # of a level, from three widths on
 _PADDING = 0.08  # share of slots that is worth no further width
 _SLACK = 0.03  # likewise, above what the most widths would leave
 
 
 class Shape(NamedTuple):
-    """Static shape of a batch: slots of the prefix, of a row, and for the targets of a lane."""
+    """Static shape of a batch.
+
+    Attributes:
+      prefix: slots of it.
+      pack: slots of a pack.
+      target: slots for the targets of a lane.
+      packed: rows of a pack.
+    """
 
     prefix: int
-    row: int
+    pack: int
     target: int
+    packed: int = 1
 
 
 def round_up(length: int, multiple: int = _MULTIPLE) -> int:
@@ -36,45 +45,58 @@ def round_up(length: int, multiple: int = _MULTIPLE) -> int:
 def make_batch(
     prefix: Sequence[int], rows: Sequence[Row], shape: Shape, *, lane_rows: int = 1
 ) -> Batch:
-    """One group: rows behind one prefix, padded on the right to `shape`.
+    """One group: rows behind one prefix, in packs that are padded on the right to `shape`.
 
     Args:
       prefix: ids.
       rows: a multiple of `lane_rows`.
       shape: holds them.
-      lane_rows: rows whose targets stand in one list.
+      lane_rows: rows whose targets stand in one list; a multiple of a pack's.
     """
     prefix_tokens = np.zeros((1, shape.prefix), np.int32)
     prefix_valid = np.zeros_like(prefix_tokens)
     prefix_tokens[0, : len(prefix)] = prefix
     prefix_valid[0, : len(prefix)] = 1
-    tokens = np.zeros((1, len(rows), shape.row), np.int32)
-    valid = np.zeros_like(tokens)
+    tokens = np.zeros((1, len(rows) // shape.packed, shape.pack), np.int32)
+    pack_rows = np.zeros_like(tokens)
     of_row = np.zeros((1, len(rows) // lane_rows, shape.target), np.int32)
     slots, targets = np.zeros_like(of_row), np.zeros_like(of_row)
     weights = np.zeros(of_row.shape, np.float32)
-    filled = 0
+    filled = end = 0
     for r, row in enumerate(rows):
-        tokens[0, r, : len(row.read)] = row.read
-        valid[0, r, : len(row.read)] = 1
+        pack, number = divmod(r, shape.packed)
+        first = end if number else 0
+        end = first + len(row.read)
+        tokens[0, pack, first:end] = row.read
+        pack_rows[0, pack, first:end] = number + 1
         lane, place = divmod(r, lane_rows)
         start = filled if place else 0
         filled = start + len(row.tokens) - row.start
         here = (0, lane, slice(start, filled))
         of_row[here] = place
-        slots[here] = np.arange(row.start, len(row.tokens)) - 1
+        slots[here] = first + np.arange(row.start, len(row.tokens)) - 1
         targets[here] = row.tokens[row.start :]
         weights[here] = 1.0
-    return Batch(prefix_tokens, prefix_valid, tokens, valid, of_row, slots, targets, weights)
+    return Batch(
+        prefix_tokens,
+        prefix_valid,
+        tokens,
+        pack_rows,
+        of_row,
+        slots,
+        targets,
+        weights,
+        packed=shape.packed,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """The few shapes that a level's rows are padded to.
+    """The few shapes that a level's packs are padded to.
 
     Attributes:
-      rising: the shapes, narrowest rows first; a batch takes the first that holds its longest row
-        and the targets of each of its lanes. The last one holds any.
+      rising: the shapes, narrowest packs first; a batch takes the first that holds its longest pack
+        and the targets of each of its lanes.
       lane_rows: rows of a lane.
     """
 
@@ -88,72 +110,87 @@ class Shapes:
         rows: Sequence[Row],
         steps: Sequence[Sequence[int]] = (),
         *,
+        every: bool = False,
         most: int = _MOST,
         padding: float = _PADDING,
         slack: float = _SLACK,
         lane_rows: int = 1,
+        packed: int = 1,
     ) -> Shapes:
         """As few widths as keep padding below a share, each where it saves most.
 
-        Each width is a program to compile. Behind a long prefix one or two will do; rows that stand
-        alone need more.
+        Each width is a program to compile. Where packs of a step are much alike, or behind a long
+        prefix, one or two will do; rows that stand alone need more.
 
         Args:
           prefix: of the level.
           rows: every row that may be met.
-          steps: rows' indices, step by step, as training will meet them; a sample is enough.
-            Without any there is one shape, which holds every row.
+          steps: rows' indices, step by step, as training will meet them.
+          every: whether no other steps will be met. Else they are a sample, and the last shape
+            holds whatever comes; without any there is no other one.
           most: widths at most.
           padding: share of the steps' slots, prefix and rows, that may be padding.
           slack: share of slots above those of `most` widths that is worth no further width: where
-            padding comes of unlike rows in one step, widths don't help.
+            padding comes of unlike packs in one step, widths don't help.
           lane_rows: rows of a lane; the rows of a step are a multiple of it.
+          packed: rows of a pack; those of a lane are a multiple of it.
         """
         lengths = np.array([len(row.read) for row in rows])
         completions = np.array([len(row.tokens) - row.start for row in rows])
-        widest = round_up(int(lengths.max()))
-        widths = [widest]
+        longest, needed = np.zeros(0, int), np.zeros(0, int)
         if len(steps):
-            # Every step has as many rows: a step's slots are these times its width.
-            count = len(steps[0])
-            longest = np.array([lengths[list(step)].max() for step in steps])
+            steps = np.asarray(steps)
+            longest = _fullest(lengths[steps], packed)
+            needed = _fullest(completions[steps], lane_rows)
+        settled = every and len(steps) > 0
+        widest = longest.max() if settled else packed * lengths.max()
+        widths = [widest := round_up(int(widest))]
+        if len(steps):
+            # Every step has as many packs: a step's slots are these times its width.
+            count = steps.shape[1] // packed
             fixed = len(steps) * round_up(len(prefix))
-            real = len(steps) * len(prefix) + sum(lengths[list(step)].sum() for step in steps)
+            real = len(steps) * len(prefix) + lengths[steps].sum()
             found = [
                 (chosen, fixed + count * slots)
                 for chosen, slots in _best_widths(longest, widest, most)
             ]
             enough = max(real / (1 - padding), (1 + slack) * found[-1][1])
             widths = next(chosen for chosen, slots in found if slots <= enough)
-        # The widest holds any rows; for the narrower ones what their planned steps need will do.
-        targets = [lane_rows * int(completions[lengths <= width].max()) for width in widths]
-        if len(widths) > 1:
-            taken = np.searchsorted(widths, longest)
-            needed = np.array([_most_targets(completions[list(s)], lane_rows) for s in steps])
-            targets[:-1] = [int(needed[taken == i].max()) for i in range(len(widths) - 1)]
+        taken = np.searchsorted(widths, longest)
+        targets = [int(needed[taken == i].max(initial=0)) for i in range(len(widths))]
+        if not settled:
+            targets[-1] = lane_rows * int(completions.max())
         return cls(
             tuple(
-                Shape(round_up(len(prefix)), width, round_up(target))
+                Shape(round_up(len(prefix)), width, round_up(target), packed)
                 for width, target in zip(widths, targets, strict=True)
             ),
             lane_rows,
         )
 
     def shape_for(self, rows: Sequence[Row]) -> Shape:
-        """The smallest shape that holds these rows."""
-        longest = max(len(row.read) for row in rows)
-        completions = np.array([len(row.tokens) - row.start for row in rows])
-        targets = _most_targets(completions, self.lane_rows)
-        return next(s for s in self.rising if s.row >= longest and s.target >= targets)
+        """The smallest shape that holds these rows.
+
+        Raises:
+          ValueError: they are none of the steps that were planned, and don't fit.
+        """
+        packed = self.rising[0].packed
+        (longest,) = _fullest(np.array([[len(row.read) for row in rows]]), packed)
+        targets = np.array([[len(row.tokens) - row.start for row in rows]])
+        (fullest,) = _fullest(targets, self.lane_rows)
+        for shape in self.rising:
+            if shape.pack >= longest and shape.target >= fullest:
+                return shape
+        raise ValueError(f"No shape of {self.rising} holds {longest} slots, {fullest} targets.")
 
 
-def _most_targets(completions: np.ndarray, lane_rows: int) -> int:
-    """Targets of the fullest lane, from the `[row]` lengths of a step's completions."""
-    return int(completions.reshape(-1, lane_rows).sum(axis=1).max())
+def _fullest(counts: np.ndarray, together: int) -> np.ndarray:
+    """`[step]` tokens of each step's fullest group of so many rows, from `[step, row]` counts."""
+    return counts.reshape(len(counts), -1, together).sum(axis=2).max(axis=1)
 
 
 def widths_of_level(steps: int) -> int:
-    """How many row widths a level of so many steps is worth: compiling one takes seconds."""
+    """How many pack widths a level of so many steps is worth: compiling one takes seconds."""
     return min(_MOST, max(2, steps // _STEPS_A_WIDTH))
 
 
@@ -161,7 +198,7 @@ def _best_widths(longest: np.ndarray, widest: int, most: int) -> Iterator[tuple[
     """For 1, 2, … widths: those with the fewest slots in sum over the steps, and that sum.
 
     Args:
-      longest: `[step]` length of each step's longest row.
+      longest: `[step]` length of each step's longest pack.
       widest: must be among them.
       most: widths at most.
     """
@@ -191,53 +228,110 @@ def step_indices(
     *,
     rows: int,
     seed: int,
+    packed: int = 1,
     stretch: range | None = None,
 ) -> np.ndarray:
     """Which examples a step trains on: a pure function of the arguments.
 
-    Examples are shuffled every epoch; within a window of steps they are sorted by length and cut
-    into steps of like length, whose order is shuffled again. So padding is small, every example is
-    seen once per epoch, and a resumed run needs no saved position.
+    Examples are shuffled every epoch. Those of a window of steps are dealt out into packs of like
+    length, long ones to short ones; steps take packs in the order of their length, and are shuffled
+    again. So padding is small, every example is seen once per epoch, and a resumed run needs no
+    saved position.
 
     Args:
       step: optimizer step.
       lengths: `[example]` length of each example's row, in tokens.
       rows: examples per step.
       seed: of the order.
+      packed: rows of a pack, a divisor of `rows`. Packs of fewer rows, by an even number, may be
+        cut out of these, and are of like length too.
       stretch: of steps that have these lengths; no window reaches beyond it, so that none is
         sorted by two lengths. All steps if not given.
 
     Returns:
-      `[rows]` indices of examples.
+      `[rows]` indices of examples, pack by pack.
     """
     start = stretch.start if stretch else 0
     first = step - (step - start) % _WINDOW
     count = min(_WINDOW, stretch.stop - first) if stretch else _WINDOW
-    return _window(first, count, lengths, rows, seed)[step - first]
+    return _window(first, count, lengths, rows, seed, packed)[step - first]
 
 
-def first_steps(count: int, lengths: np.ndarray, *, rows: int, seed: int) -> np.ndarray:
-    """`[step, rows]` indices of the first steps, each as `step_indices` gives it."""
-    starts = range(0, count, _WINDOW)
-    windows = [_window(first, _WINDOW, lengths, rows, seed) for first in starts]
-    return np.concatenate(windows)[:count]
+def stretch_indices(
+    stretch: range, lengths: np.ndarray, *, rows: int, seed: int, packed: int = 1
+) -> np.ndarray:
+    """`[step, rows]` indices of all steps of a stretch, each as `step_indices` gives it."""
+    windows = [
+        _window(first, min(_WINDOW, stretch.stop - first), lengths, rows, seed, packed)
+        for first in range(stretch.start, stretch.stop, _WINDOW)
+    ]
+    return np.concatenate(windows)
 
 
-def _window(first: int, count: int, lengths: np.ndarray, rows: int, seed: int) -> np.ndarray:
+def _window(
+    first: int, count: int, lengths: np.ndarray, rows: int, seed: int, packed: int
+) -> np.ndarray:
     drawn = np.empty(count * rows, np.int64)
     filled = 0
     while filled < len(drawn):
         epoch, offset = divmod(first * rows + filled, len(lengths))
-        order = np.random.default_rng([seed, epoch, 1]).permutation(len(lengths))
-        taken = order[offset : offset + len(drawn) - filled]
+        taken = _order(seed, epoch, len(lengths))[offset : offset + len(drawn) - filled]
         drawn[filled : filled + len(taken)] = taken
         filled += len(taken)
-    steps = drawn[np.argsort(lengths[drawn], kind="stable")].reshape(count, rows)
-    shuffled = np.random.default_rng([seed, first, 2]).permutation(count)
-    return steps[shuffled]
+    packs = _packs(drawn[np.argsort(lengths[drawn], kind="stable")], lengths, packed)
+    by_length = np.argsort(lengths[packs].sum(axis=1), kind="stable")
+    steps = packs[by_length].reshape(count, rows)
+    return steps[np.random.default_rng([seed, first, 2]).permutation(count)]
+
+
+def _packs(rising: np.ndarray, lengths: np.ndarray, packed: int) -> np.ndarray:
+    """`[pack, packed]` examples, dealt out so that packs are of like length.
+
+    Args:
+      rising: examples, short ones first.
+      lengths: of all examples.
+      packed: rows of a pack.
+    """
+    *shorter, longest = rising.reshape(packed, -1)
+    packs = longest[:, None]
+    for dealt in reversed(shorter):
+        # The shortest goes to the fullest pack.
+        packs = packs[np.argsort(-lengths[packs].sum(axis=1), kind="stable")]
+        packs = np.concatenate([packs, dealt[:, None]], axis=1)
+    # The longest beside the shortest, and so on: each part of an even number is of like length too.
+    ends = np.stack([np.arange(packed), np.arange(packed)[::-1]], axis=1).ravel()[:packed]
+    return packs[:, ends]
+
+
+def packing(lengths: np.ndarray, *, rows: int, seed: int, most: int) -> int:
+    """How many rows stand one behind another in a pack: as few as keep padding small at one width.
+
+    A pack's rows don't attend to one another, but their scores are computed; packing rows that are
+    alike, or long, would cost more than it saves.
+
+    Args:
+      lengths: `[example]` length of each example's row, in tokens.
+      rows: examples per step; a pack has a divisor of them.
+      seed: of the order.
+      most: tokens of a pack at most, on the average; a row may have more.
+    """
+    found: dict[int, float] = {}
+    for packed in range(1, rows + 1):
+        if rows % packed or (packed > 1 and packed * lengths.mean() > most):
+            continue
+        steps = _window(0, _WINDOW, lengths, rows, seed, packed)
+        width = round_up(int(_fullest(lengths[steps], packed).max()))
+        found[packed] = 1 - lengths[steps].mean() * packed / width
+        if found[packed] <= _PADDING:
+            break
+    return min(found, key=found.__getitem__)
+
+
+@functools.lru_cache(maxsize=4)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 def padding_share(batch: Batch) -> float:
     """Share of the batch's slots, prefix and rows, that hold padding."""
-    real = batch.prefix_valid.sum() + batch.row_valid.sum()
-    return 1.0 - float(real) / (batch.prefix_valid.size + batch.row_valid.size)
+    return 1.0 - batch.real_tokens / (batch.prefix_valid.size + batch.pack_rows.size)

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 
 from pintern.curriculum import AdaptiveState, Level
+from pintern.models.shared_prefix import Batch
 from pintern.prompts.pipeline import Prompts
 from pintern.prompts.rows import Row
 from pintern.prompts.task import Example
 from pintern.training.batches import (
     Shape,
     Shapes,
-    first_steps,
     make_batch,
+    packing,
     padding_share,
     step_indices,
+    stretch_indices,
 )
 from pintern.training.step import TrainBatch
 
-_PLANNED = 128  # steps on whose lengths a level's shapes are planned
+_PLANNED = 128  # steps on whose lengths an adaptive run's shapes are planned
+_BLANK = Row([0], 1)
 _SOON = 16  # steps ahead whose programs are compiled first
 
 
@@ -37,7 +41,8 @@ class TrainingData:
       seed: of the order.
       teacher_shots: examples in the teacher's prompt, or None without a teacher.
       labelled: train on the labelled pairs; False leaves them to retrieval alone.
-      widths: row widths of a level at most; each is a program to compile.
+      pack_tokens: see `batches.packing`.
+      widths: pack widths of a level at most; each is a program to compile.
       devices: that the rows of a micro-batch are split over.
     """
 
@@ -51,6 +56,7 @@ class TrainingData:
         seed: int,
         teacher_shots: int | None = None,
         labelled: bool = True,
+        pack_tokens: int = 0,
         widths: int = 2,
         devices: int = 1,
     ):
@@ -62,9 +68,16 @@ class TrainingData:
         self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
         self._teacher_shots, self._widths = teacher_shots, widths
         self._lane_rows = batch_rows // accumulate // devices
+        self._pack_tokens = pack_tokens
+        self._at_most: dict[Level, int] = {}
 
     def __len__(self) -> int:
         return len(self._pieces) - self._first
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """Of the run's curriculum."""
+        return self._prompts.curriculum.levels
 
     @functools.cache  # noqa: B019  one object a run
     def rows(self, shots: int) -> list[Row]:
@@ -84,36 +97,77 @@ class TrainingData:
         return np.array([len(row.tokens) for row in self.rows(shots)[self._first :]])
 
     @functools.cache  # noqa: B019
-    def shapes(self, level: Level) -> Shapes:
-        """The shapes of a level, planned on the lengths that its steps would have from 0 on."""
-        rows, lengths = self.rows(level.shots)[self._first :], self._lengths(level.shots)
-        steps = first_steps(_PLANNED, lengths, rows=self._rows, seed=self._seed)
-        prefix = self._prompts.prefix(level.keep_rate)
-        return Shapes.plan(prefix, rows, steps, most=self._widths, lane_rows=self._lane_rows)
+    def _dealt(self, shots: int) -> int:
+        """Rows that are dealt out together: neither micro-batches nor devices change the order."""
+        lengths, most = self._lengths(shots), self._pack_tokens
+        return packing(lengths, rows=self._rows, seed=self._seed, most=most)
+
+    def packed(self, level: Level) -> int:
+        """Rows of a level's packs, all of which are on one device."""
+        found = math.gcd(self._dealt(level.shots), self._lane_rows)
+        return math.gcd(found, self._at_most.get(level, found))
+
+    def pack_at_most(self, level: Level, packed: int) -> None:
+        """Has a level's packs hold no more rows than so many, before anything is made of it."""
+        self._at_most[level] = packed
 
     @functools.cache  # noqa: B019
-    def _teacher_shapes(self) -> Shapes:
+    def _steps(self, level: Level) -> np.ndarray:
+        """`[step, rows]` indices of all steps at a level; of an adaptive run a sample of them."""
+        curriculum = self._prompts.curriculum
+        if curriculum.adaptive:
+            return self._stretch(range(_PLANNED), level.shots)
+        found = []
+        for stage in curriculum.stages:
+            steps = range(stage.start, stage.stop)
+            here = [curriculum.level_at(step) == level for step in steps]
+            if any(here):
+                found.append(self._stretch(steps, stage.level.shots)[here])
+        return np.concatenate(found) if found else np.zeros((0, self._rows), int)
+
+    def _stretch(self, steps: range, shots: int) -> np.ndarray:
+        lengths, packed = self._lengths(shots), self._dealt(shots)
+        return stretch_indices(steps, lengths, rows=self._rows, seed=self._seed, packed=packed)
+
+    @functools.cache  # noqa: B019
+    def shapes(self, level: Level) -> Shapes:
+        """The shapes of a level, planned on the lengths of its steps."""
+        return Shapes.plan(
+            self._prompts.prefix(level.keep_rate),
+            self.rows(level.shots)[self._first :],
+            self._steps(level),
+            every=not self._prompts.curriculum.adaptive,
+            most=self._widths,
+            lane_rows=self._lane_rows,
+            packed=self.packed(level),
+        )
+
+    @functools.cache  # noqa: B019
+    def _teacher_pack(self, packed: int) -> int:
+        """Slots of the teacher's packs of so many rows, whatever the student's shape."""
         # One width: it is combined with every student width, and each pair is a program.
-        return Shapes.plan((), self.rows(self._teacher_shots)[self._first :])
+        curriculum = self._prompts.curriculum
+        levels = [level for level in curriculum.levels if self.packed(level) == packed]
+        steps = np.concatenate([self._steps(level) for level in levels])
+        rows = self.rows(self._teacher_shots)[self._first :]
+        settled = not curriculum.adaptive
+        return Shapes.plan((), rows, steps, every=settled, most=1, packed=packed).rising[-1].pack
 
     def programs(
         self, level: Level, step: int | None = None, state: AdaptiveState | None = None
     ) -> list[tuple[Shape, TrainBatch]]:
-        """Every shape of a level with a batch that has it, for compiling ahead of time.
+        """Every shape of a level with a blank batch that has it, for compiling ahead of time.
 
         Narrow ones first; or, given the step at which training stands, what is needed soonest.
         """
-        rows = self.rows(level.shots)
         shapes = list(self.shapes(level).rising)
         if step is not None:
-            soon = [self._shape(each, level, state) for each in range(step, step + _SOON)]
+            curriculum = self._prompts.curriculum
+            ahead = range(step, min(step + _SOON, curriculum.stretch(step, state).stop))
+            here = [each for each in ahead if curriculum.level_at(each, state) == level]
+            soon = [self._shape(each, level, state) for each in here]
             shapes = list(dict.fromkeys([*soon, *shapes]))
-        found = []
-        for shape in shapes:
-            fitting = [i for i in range(self._first, len(rows)) if len(rows[i].read) <= shape.row]
-            i = min(fitting, key=lambda i: len(rows[i].tokens) - rows[i].start)
-            found.append((shape, self._stack([i] * self._rows, level, shape)))
-        return found
+        return [(shape, self._stack(None, level, shape)) for shape in shapes]
 
     def batch(
         self, step: int, level: Level, state: AdaptiveState | None = None
@@ -136,7 +190,7 @@ class TrainingData:
     def indices(self, step: int, state: AdaptiveState | None = None) -> list[int]:
         """Which items a step trains on; the labelled pairs come first in the numbering.
 
-        Steps of a stage hold rows of like length at the stage's level.
+        Steps of a stage hold packs of like length at the stage's level.
         """
         curriculum = self._prompts.curriculum
         stage = curriculum.stages[curriculum.stage_at(step, state)]
@@ -145,34 +199,32 @@ class TrainingData:
             self._lengths(stage.level.shots),
             rows=self._rows,
             seed=self._seed,
+            packed=self._dealt(stage.level.shots),
             stretch=curriculum.stretch(step, state),
         )
         return (self._first + drawn).tolist()
 
-    def _stack(self, indices: Sequence[int], level: Level, shape: Shape) -> TrainBatch:
-        prefix = self._prompts.prefix(level.keep_rate)
-        parts = np.array_split(np.asarray(indices), self._accumulate)
-        micro = [self._micro(part, prefix, level, shape) for part in parts]
+    def _stack(self, indices: Sequence[int] | None, level: Level, shape: Shape) -> TrainBatch:
+        """The micro-batches of these rows; of blank ones without any."""
+        chosen = np.full(self._rows, -1) if indices is None else np.asarray(indices)
+        micro = [
+            self._micro(part.tolist(), level, shape)
+            for part in np.array_split(chosen, self._accumulate)
+        ]
         return jax.tree.map(lambda *xs: np.stack(xs), *micro)
 
-    def _micro(
-        self, indices: np.ndarray, prefix: Sequence[int], level: Level, shape: Shape
-    ) -> TrainBatch:
-        rows = self.rows(level.shots)
+    def _micro(self, indices: Sequence[int], level: Level, shape: Shape) -> TrainBatch:
+        def batch(prefix: Sequence[int], shots: int, shape: Shape) -> Batch:
+            rows = self.rows(shots)
+            chosen = [_BLANK if i < 0 else rows[i] for i in indices]
+            return make_batch(prefix, chosen, shape, lane_rows=self._lane_rows)
+
         teacher = None
         if self._teacher_shots is not None:
-            shapes = self._teacher_shapes()
-            teacher_rows = self.rows(self._teacher_shots)
-            teacher = make_batch(
-                (),
-                [teacher_rows[i] for i in indices],
-                Shape(0, shapes.rising[-1].row, shape.target),
-                lane_rows=self._lane_rows,
-            )
+            pack = self._teacher_pack(shape.packed)
+            teacher = batch((), self._teacher_shots, shape._replace(prefix=0, pack=pack))
         return TrainBatch(
-            student=make_batch(
-                prefix, [rows[i] for i in indices], shape, lane_rows=self._lane_rows
-            ),
+            student=batch(self._prompts.prefix(level.keep_rate), level.shots, shape),
             labelled=self._labelled[None, indices],
             teacher=teacher,
         )

@@ -231,6 +231,7 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
         seed=config.seed,
         teacher_shots=config.distill.shots if teacher else None,
         labelled=config.train.ce_weight > 0 or config.distill.labelled,
+        pack_tokens=config.train.pack_tokens,
         widths=widths_of_level(config.train.steps // len(parts.prompts.curriculum.stages)),
         devices=rows_over(mesh),
     )
@@ -253,7 +254,7 @@ def step_row(
         "keep_rate": level.keep_rate,
         "shots": level.shots,
         "prompt_tokens": _prompt_tokens(batch),
-        "tokens": int(batch.student.prefix_valid.sum() + batch.student.row_valid.sum()),
+        "tokens": batch.student.real_tokens,
         "padding": round(padding, 4),
         "learning_rate": rate,
     }
@@ -262,7 +263,7 @@ def step_row(
 def _prompt_tokens(batch: TrainBatch) -> float:
     """Mean tokens in front of the completion: prefix, and the row's own less its targets."""
     rows = batch.student
-    in_rows = rows.row_valid.sum() - rows.target_weights.sum()
+    in_rows = (rows.pack_rows > 0).sum() - rows.target_weights.sum()
     return round(float(rows.prefix_valid.sum(-1).mean() + in_rows / batch.labelled.size), 2)
 
 

@@ -7,6 +7,7 @@ in memory once; adapters, optimizer states and activations are there for each me
 from __future__ import annotations
 
 import functools
+import math
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -88,18 +89,22 @@ class PopulationData:
     def __init__(self, members: Sequence[TrainingData]):
         self.members = list(members)
         self._shapes: dict[Level, Any] = {}
+        for level in self.members[0].levels:
+            packed = math.gcd(*(data.packed(level) for data in self.members))
+            for data in self.members:
+                data.pack_at_most(level, packed)
 
     def abstract(self, level: Level) -> TrainBatch:
         """Shapes of a level's batches, with the member axis."""
         if level not in self._shapes:
-            # Each member's largest: with several members a step hardly ever does with less.
-            largest = [data.programs(level)[-1][1] for data in self.members]
+            # All members' largest: with several of them a step hardly ever does with less.
+            every = [batch for data in self.members for _, batch in data.programs(level)]
             self._shapes[level] = jax.tree.map(
                 lambda *leaves: jax.ShapeDtypeStruct(
-                    (len(leaves), *np.max([np.shape(leaf) for leaf in leaves], axis=0)),
+                    (len(self.members), *np.max([np.shape(leaf) for leaf in leaves], axis=0)),
                     leaves[0].dtype,
                 ),
-                *largest,
+                *every,
             )
         return self._shapes[level]
 
