@@ -228,7 +228,7 @@ def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tu
 
 
 def plain(
-    target: float, vocab: int, *, data: Path, rows: int, steps: int = 16, window: int = 64
+    target: float, vocab: int, *, data: Path, rows: int, steps: int = 8, window: int = 64
 ) -> Case:
     """The first steps of an epoch of ragged rows without a prompt, each side in its own order.
 
@@ -252,7 +252,8 @@ def plain(
         return tuple(tuple(drawn[i] for i in step) for step in order)
 
     mine, other = pick(ours[:steps]), pick(theirs.reshape(steps, rows))
-    return Case("train_plain", target, 0, (), mine, pick(ours), other, micro=rows, packed=packed)
+    every = pick(ours)
+    return Case("train_plain", target, 0, (), mine, every, other, rows, packed, repeats=3)
 
 
 def nl2bash_rows(data: Path, vocab: int, count: int) -> list[Row]:

@@ -1,4 +1,4 @@
-"""From rows to padded batches of few shapes, in an order that is a pure function of the step."""
+"""From rows to packed batches of few shapes, in an order that is a pure function of the step."""
 
 from __future__ import annotations
 
@@ -143,8 +143,8 @@ class Shapes:
             longest = _fullest(lengths[steps], packed)
             needed = _fullest(completions[steps], lane_rows)
         settled = every and len(steps) > 0
-        widest = longest.max() if settled else packed * lengths.max()
-        widths = [widest := round_up(int(widest))]
+        widest = round_up(int(longest.max() if settled else packed * lengths.max()))
+        widths = [widest]
         if len(steps):
             # Every step has as many packs: a step's slots are these times its width.
             count = steps.shape[1] // packed
