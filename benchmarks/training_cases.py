@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from pintern.config import default_config
 from pintern.prompts.rows import Row
 from pintern.training.batches import Shapes, make_batch, packing, padding_share, stretch_indices
 from pintern.training.step import TrainBatch
@@ -243,8 +242,7 @@ def plain(
     """
     drawn = nl2bash_rows(data, vocab, rows * window)
     lengths = np.array([len(row.tokens) for row in drawn])
-    most = default_config().train.pack_tokens
-    packed = packing(lengths, rows=rows, seed=0, most=most)
+    packed = packing(lengths, rows=rows, seed=0)
     ours = stretch_indices(range(window), lengths, rows=rows, seed=0, packed=packed)
     theirs = np.random.default_rng(1).permutation(np.concatenate(ours[:steps]))
 

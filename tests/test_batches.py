@@ -115,17 +115,16 @@ def test_packs_and_what_is_cut_out_of_them_are_of_like_length(packed, cut):
     assert lengths[unpacked].reshape(-1, cut).sum(axis=1).max() > 1.8 * packs.mean()
 
 
-def test_as_few_rows_are_packed_as_padding_asks_for():
-    how = {"rows": 8, "seed": 0}
+def test_rows_are_packed_where_that_saves_padding():
     short_and_long = np.resize([10, 54], 640)
     seldom_long = np.resize([10, 10, 10, 10, 10, 10, 10, 122], 640)
-    assert packing(np.full(640, 48), most=512, **how) == 1
-    assert packing(short_and_long, most=512, **how) == 2
-    assert packing(seldom_long, most=512, **how) == 8
-    # At most so many tokens on the average; then as many rows as have the least padding.
-    assert packing(seldom_long, most=100, **how) == 4
-    assert packing(seldom_long, most=0, **how) == 1
-    assert packing(short_and_long, most=512, rows=7, seed=0) == 7
+    assert packing(np.full(640, 48), rows=8, seed=0) == 1
+    assert packing(short_and_long, rows=8, seed=0) == 2
+    assert packing(seldom_long, rows=8, seed=0) == 8
+    # The same lengths, so long that scores cost more than the padding.
+    assert packing(np.resize([40, 64], 640), rows=8, seed=0) == 2
+    assert packing(np.resize([40, 64], 640) * 16, rows=8, seed=0) == 1
+    assert packing(short_and_long, rows=7, seed=0) == 7
 
 
 def steps_of(rows: list[Row], count: int = 40, packed: int = 1) -> np.ndarray:

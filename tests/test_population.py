@@ -19,11 +19,18 @@ from pintern.assemble import split_decoder
 from pintern.errors import UserError
 from pintern.models.load import init_model
 from pintern.models.shared_prefix import Batch
+from pintern.training.data import TrainingData
 from pintern.training.loop import train
 from pintern.training.members import common_step, same_population, saved_steps
 from pintern.training.population import train_population
 from pintern.training.restore import restore_run
-from pintern.training.stacking import make_population_step, rates_of, stack, unstack
+from pintern.training.stacking import (
+    PopulationData,
+    make_population_step,
+    rates_of,
+    stack,
+    unstack,
+)
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
 from pintern.training.variation import members_of
 from pintern.training.workdir import read_config
@@ -115,6 +122,22 @@ def padded(batch: TrainBatch, *, prefix: int, slots: int, targets: int) -> Train
         leaf = getattr(batch.student, name)
         student[name] = np.pad(leaf, [(0, 0)] * (leaf.ndim - 1) + [(0, length - leaf.shape[-1])])
     return batch.replace(student=Batch(**student))
+
+
+def test_members_whose_rows_pack_differently_are_packed_alike(monkeypatch):
+    prompts = tiny.parts().prompts
+    members = [TrainingData(prompts, batch_rows=8, accumulate=2, seed=seed) for seed in (0, 1)]
+    wanted = dict(zip(map(id, members), (8, 2), strict=True))
+    monkeypatch.setattr(TrainingData, "_dealt", lambda self, shots: wanted[id(self)])
+    level = members[0].levels[0]
+    assert [data.packed(level) for data in members] == [4, 2]
+    data = PopulationData(members)
+    assert [data.packed(level) for data in members] == [2, 2]
+    batch, each = data.batch(0, level)
+    assert batch.student.packed == 2
+    for member, found in zip(members, each, strict=True):
+        _, alone, _ = member.batch(0, level)
+        assert found.student.real_tokens == alone.student.real_tokens
 
 
 KINDS = {

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import math
 import re
 import shutil
 
@@ -16,7 +17,7 @@ from pintern.curriculum import AdaptiveState, Stage
 from pintern.errors import UserError
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
-from pintern.training.loop import train
+from pintern.training.loop import load_data, train
 from pintern.training.restore import restore_run
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import JsonLines, check_base, claim, read_config
@@ -62,10 +63,7 @@ def test_a_run_writes_what_it_promises():
 
 def test_programs_are_compiled_ahead_and_counted():
     rows = tiny.lines(tiny.trained_run() / "timings.jsonl")
-    packed = tiny.config().train.pack_tokens
-    data = TrainingData(
-        tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0, pack_tokens=packed
-    )
+    data = TrainingData(tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0)
     levels = tiny.parts().prompts.curriculum.levels
     assert rows[-1]["compiled_programs"] == sum(len(data.programs(level)) for level in levels)
     assert rows[0]["compile_seconds"] > 0
@@ -100,10 +98,7 @@ def test_a_step_that_is_not_finite_is_named_and_the_last_checkpoint_goes_on(tmp_
         patch.setattr(TrainingData, "batch", lambda *a: (poisoned if a[1] == 7 else sound)(*a))
         with pytest.raises(UserError, match="loss at step 7 is nan") as raised:
             train(tiny.config(), run)
-    packed = tiny.config().train.pack_tokens
-    data = TrainingData(
-        tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0, pack_tokens=packed
-    )
+    data = TrainingData(tiny.parts().prompts, batch_rows=4, accumulate=1, seed=0)
     numbers = ", ".join(str(i + 1) for i in data.indices(7))
     assert f"training examples {numbers}." in str(raised.value)
     assert {p.name for p in (run / "checkpoints").iterdir()} == {"6"}
@@ -246,6 +241,14 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
     assert tiny.lines(path)[-1]["loss"] == 1.5
 
 
+def test_packing_can_be_switched_off(monkeypatch):
+    monkeypatch.setattr("pintern.training.data.packing", lambda *_, **__: 4)
+    for pack, packed in ((True, 4), (False, 1)):
+        parts = dataclasses.replace(tiny.parts(), config=tiny.config(train__pack=pack))
+        data = load_data(parts, None, None)
+        assert {data.packed(level) for level in data.levels} == {packed}
+
+
 def test_a_folder_is_claimed_once(tmp_path):
     run = tmp_path / "run"
     assert not claim(run, tiny.config(seed=1))
@@ -262,10 +265,10 @@ def test_a_folder_is_claimed_once(tmp_path):
         read_config(run)
 
 
-@pytest.mark.parametrize("pack_tokens", [0, 512])
+@pytest.mark.parametrize("packed", [1, 4])
 @pytest.mark.parametrize("smoothing", [0.0, 1.0])
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_data_of_a_level_always_fits_its_programs(pack_tokens, smoothing, adaptive):
+def test_data_of_a_level_always_fits_its_programs(packed, smoothing, adaptive, monkeypatch):
     prompts = tiny.parts().prompts
     curriculum = dataclasses.replace(
         prompts.curriculum,
@@ -281,9 +284,9 @@ def test_data_of_a_level_always_fits_its_programs(pack_tokens, smoothing, adapti
         accumulate=2,
         seed=0,
         teacher_shots=1,
-        pack_tokens=pack_tokens,
     )
-    assert any(data.packed(level) > 1 for level in data.levels) == (pack_tokens > 0)
+    monkeypatch.setattr("pintern.training.data.packing", lambda *_, **__: packed)
+    assert {data.packed(level) for level in data.levels} == {math.gcd(packed, 2)}
     for level in curriculum.levels:
         known = {
             shape: [np.shape(x) for x in jax.tree.leaves(batch)]

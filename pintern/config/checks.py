@@ -76,7 +76,6 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "train.steps": _POSITIVE,
     "train.batch_rows": _POSITIVE,
     "train.accumulate": _POSITIVE,
-    "train.pack_tokens": _NOT_NEGATIVE,
     "train.learning_rate": _POSITIVE,
     "train.warmup": _SHARE,
     "train.final_rate": _SHARE,

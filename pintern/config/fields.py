@@ -90,7 +90,7 @@ def default_config() -> ConfigDict:
     config.train.steps = 400  # optimizer steps
     config.train.batch_rows = 16  # rows per optimizer step, all behind one shared prefix
     config.train.accumulate = 1  # micro-batches per optimizer step
-    config.train.pack_tokens = 512  # rows may be packed up to so many tokens; 0 keeps each alone
+    config.train.pack = True  # rows may stand one behind another, where that saves padding
     config.train.learning_rate = 2e-3
     config.train.warmup = 0.1  # share of steps
     config.train.decay = "cosine"  # cosine, linear or constant

@@ -18,6 +18,7 @@ _WINDOW = 64  # steps whose rows are packed together
 _MOST = 10  # pack widths of a level, each a program to compile
 _STEPS_A_WIDTH = 60  # of a level, from three widths on
 _PADDING = 0.08  # share of slots that is worth no further width
+_SCORES = 1024  # slots of a pack whose scores cost a token as much as everything else
 _SLACK = 0.03  # likewise, above what the most widths would leave
 
 
@@ -303,28 +304,23 @@ def _packs(rising: np.ndarray, lengths: np.ndarray, packed: int) -> np.ndarray:
     return packs[:, ends]
 
 
-def packing(lengths: np.ndarray, *, rows: int, seed: int, most: int) -> int:
-    """How many rows stand one behind another in a pack: as few as keep padding small at one width.
+def packing(lengths: np.ndarray, *, rows: int, seed: int) -> int:
+    """How many rows stand one behind another in a pack, so that a step costs little at one width.
 
-    A pack's rows don't attend to one another, but their scores are computed; packing rows that are
-    alike, or long, would cost more than it saves.
+    A pack's rows don't attend to one another, but their scores are computed: packing rows that are
+    alike, or long, would cost more than the padding that it saves.
 
     Args:
       lengths: `[example]` length of each example's row, in tokens.
       rows: examples per step; a pack has a divisor of them.
       seed: of the order.
-      most: tokens of a pack at most, on the average; a row may have more.
     """
-    found: dict[int, float] = {}
-    for packed in range(1, rows + 1):
-        if rows % packed or (packed > 1 and packed * lengths.mean() > most):
-            continue
+    costs = {}
+    for packed in (n for n in range(1, rows + 1) if rows % n == 0):
         steps = _window(0, _WINDOW, lengths, rows, seed, packed)
         width = round_up(int(_fullest(lengths[steps], packed).max()))
-        found[packed] = 1 - lengths[steps].mean() * packed / width
-        if found[packed] <= _PADDING:
-            break
-    return min(found, key=found.__getitem__)
+        costs[packed] = width / packed * (1 + width / _SCORES)
+    return min(costs, key=costs.__getitem__)
 
 
 @functools.lru_cache(maxsize=4)

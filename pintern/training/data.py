@@ -41,7 +41,7 @@ class TrainingData:
       seed: of the order.
       teacher_shots: examples in the teacher's prompt, or None without a teacher.
       labelled: train on the labelled pairs; False leaves them to retrieval alone.
-      pack_tokens: see `batches.packing`.
+      pack: whether rows may stand one behind another, see `batches.packing`.
       widths: pack widths of a level at most; each is a program to compile.
       devices: that the rows of a micro-batch are split over.
     """
@@ -56,7 +56,7 @@ class TrainingData:
         seed: int,
         teacher_shots: int | None = None,
         labelled: bool = True,
-        pack_tokens: int = 0,
+        pack: bool = True,
         widths: int = 2,
         devices: int = 1,
     ):
@@ -68,7 +68,7 @@ class TrainingData:
         self._rows, self._accumulate, self._seed = batch_rows, accumulate, seed
         self._teacher_shots, self._widths = teacher_shots, widths
         self._lane_rows = batch_rows // accumulate // devices
-        self._pack_tokens = pack_tokens
+        self._pack = pack
         self._at_most: dict[Level, int] = {}
 
     def __len__(self) -> int:
@@ -99,8 +99,9 @@ class TrainingData:
     @functools.cache  # noqa: B019
     def _dealt(self, shots: int) -> int:
         """Rows that are dealt out together: neither micro-batches nor devices change the order."""
-        lengths, most = self._lengths(shots), self._pack_tokens
-        return packing(lengths, rows=self._rows, seed=self._seed, most=most)
+        if not self._pack:
+            return 1
+        return packing(self._lengths(shots), rows=self._rows, seed=self._seed)
 
     def packed(self, level: Level) -> int:
         """Rows of a level's packs, all of which are on one device."""

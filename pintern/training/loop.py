@@ -231,7 +231,7 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
         seed=config.seed,
         teacher_shots=config.distill.shots if teacher else None,
         labelled=config.train.ce_weight > 0 or config.distill.labelled,
-        pack_tokens=config.train.pack_tokens,
+        pack=config.train.pack,
         widths=widths_of_level(config.train.steps // len(parts.prompts.curriculum.stages)),
         devices=rows_over(mesh),
     )
