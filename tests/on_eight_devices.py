@@ -65,23 +65,29 @@ MESHES = [(d, f, 8 // d // f) for d in (1, 2, 4, 8) for f in (1, 2, 4, 8) if d *
 POPULATION_MESHES = [(2, 2, 2), (1, 8, 1)]
 
 
-def make_batch() -> TrainBatch:
-    """Rows behind a prefix, some shorter than others, two to a lane, in two micro-batches."""
+def make_batch(packed: int) -> TrainBatch:
+    """Rows behind a prefix, some shorter than others, two to a lane, in two micro-batches; each a
+    pack of its own, or those of a lane.
+    """
     rng = np.random.default_rng(0)
     lead = (MICRO_BATCHES, 1, ROWS)
     rows = rng.integers(0, VOCAB, (*lead, SLOTS))
     prefix = rng.integers(0, VOCAB, (MICRO_BATCHES, 1, PREFIX))
     slots = np.broadcast_to(np.arange(4, 4 + TARGETS), (*lead, TARGETS)).copy()
     lanes = (MICRO_BATCHES, 1, ROWS // 2, 2 * TARGETS)
+    packs = (MICRO_BATCHES, 1, ROWS // packed, packed * SLOTS)
+    valid = np.arange(SLOTS) < rng.integers(8, SLOTS + 1, (*lead, 1))
+    places = np.arange(ROWS)[:, None] % packed
     student = Batch(
         prefix_tokens=prefix,
         prefix_valid=np.ones_like(prefix),
-        pack_tokens=rows,
-        pack_rows=(np.arange(SLOTS) < rng.integers(8, SLOTS + 1, (*lead, 1))).astype(np.int32),
+        pack_tokens=rows.reshape(packs),
+        pack_rows=np.where(valid, places + 1, 0).astype(np.int32).reshape(packs),
         target_rows=np.broadcast_to(np.repeat([0, 1], TARGETS), lanes).copy(),
-        target_slots=slots.reshape(lanes),
+        target_slots=(slots + SLOTS * places).reshape(lanes),
         target_tokens=np.take_along_axis(rows, slots + 1, -1).reshape(lanes),
         target_weights=np.ones(lanes, np.float32),
+        packed=packed,
     )
     return TrainBatch(student, labelled=np.ones(lead, np.float32))
 
@@ -134,7 +140,7 @@ def main(family: str) -> None:
     graph, base = nnx.split(decoder)
     optimizer = optax.sgd(0.1, momentum=0.9)  # Adam would blow rounding up to its own size
     step = make_step(graph, optimizer, balance_weight=0.1)
-    batch = make_batch()
+    batch = make_batch(1 if family == "gpt2" else 2)
     alone = [
         jax.tree.map(np.asarray, TrainState(adapter, optimizer.init(adapter)))
         for adapter in (make_adapter(decoder, seed) for seed in range(MEMBERS))

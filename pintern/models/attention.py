@@ -11,6 +11,7 @@ from pintern.models.config import DecoderConfig
 from pintern.models.layers import INIT_STD, LayerAdapter, Linear, by_a, norm_of
 from pintern.models.rope import apply_rotary
 from pintern.models.segments import Segment, mix, mix_written
+from pintern.models.sharding import whole_heads
 
 
 @flax.struct.dataclass
@@ -93,9 +94,9 @@ class Attention(nnx.Module):
         else:
             q_width, kv_width = self.heads * self.dim, self.kv_heads * self.dim
             q, k, v = jnp.split(self.qkv(x, adapter), [q_width, q_width + kv_width], axis=-1)
-        q = q.reshape(*x.shape[:-1], self.heads, self.dim)
-        k = k.reshape(*x.shape[:-1], self.kv_heads, self.dim)
-        v = v.reshape(*x.shape[:-1], self.kv_heads, self.dim)
+        q = whole_heads(q.reshape(*x.shape[:-1], self.heads, self.dim))
+        k = whole_heads(k.reshape(*x.shape[:-1], self.kv_heads, self.dim))
+        v = whole_heads(v.reshape(*x.shape[:-1], self.kv_heads, self.dim))
         if self.query_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if rotary is not None:

@@ -220,6 +220,21 @@ def split_hidden(
     return jax.lax.with_sharding_constraint(hidden, PartitionSpec(*axes))
 
 
+def whole_heads(
+    x: Float[Array, "group row slot heads dim"],
+) -> Float[Array, "group row slot heads dim"]:
+    """Queries, keys or values, split by heads; never within one, whose halves rotary positions mix.
+
+    Where devices outnumber the heads, every device has them all.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    heads = "tensor" if x.shape[3] % mesh.shape["tensor"] == 0 else None
+    anyhow = (PartitionSpec.UNCONSTRAINED,) * 3
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*anyhow, heads, None))
+
+
 def whole_slots(
     kv: Float[Array, "group kv_head row slot dim"],
 ) -> Float[Array, "group kv_head row slot dim"]:
