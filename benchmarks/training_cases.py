@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from pintern.prompts.rows import Row
-from pintern.training.batches import Shapes, make_batch, packing, padding_share, stretch_indices
+from pintern.training.batches import Shapes, make_batch, padding_share
+from pintern.training.order import packing, stretch_indices
 from pintern.training.step import TrainBatch
 
 RANK, ALPHA = 16, 32
@@ -33,7 +34,7 @@ class Case:
       planned: steps on whose lengths the shapes are planned, as a run plans them before it starts.
       peer: the same rows in the order that a PEFT user's shuffled loader gives.
       micro: rows of a PEFT micro-batch; gradients of as many as make a step are accumulated.
-      packed: rows of our packs, as `training.batches` deals them out.
+      packed: rows of our packs, as `training.order` deals them out.
       repeats: timed runs of each side.
     """
 

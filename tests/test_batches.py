@@ -12,12 +12,10 @@ from pintern.training.batches import (
     Shape,
     Shapes,
     make_batch,
-    packing,
     padding_share,
     round_up,
-    step_indices,
-    stretch_indices,
 )
+from pintern.training.order import packing, step_indices, stretch_indices
 
 WINDOW = 64
 

@@ -1,9 +1,8 @@
-"""From rows to packed batches of few shapes, in an order that is a pure function of the step."""
+"""From rows to packed batches of few shapes."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -14,11 +13,9 @@ from pintern.models.shared_prefix import Batch
 from pintern.prompts.rows import Row
 
 _MULTIPLE = 8
-_WINDOW = 64  # steps whose rows are packed together
 _MOST = 10  # pack widths of a level, each a program to compile
 _STEPS_A_WIDTH = 60  # of a level, from three widths on
 _PADDING = 0.08  # share of slots that is worth no further width
-_SCORES = 1024  # slots of a pack whose scores cost a token as much as everything else
 _SLACK = 0.03  # likewise, above what the most widths would leave
 
 
@@ -141,8 +138,8 @@ class Shapes:
         longest, needed = np.zeros(0, int), np.zeros(0, int)
         if len(steps):
             steps = np.asarray(steps)
-            longest = _fullest(lengths[steps], packed)
-            needed = _fullest(completions[steps], lane_rows)
+            longest = fullest(lengths[steps], packed)
+            needed = fullest(completions[steps], lane_rows)
         settled = every and len(steps) > 0
         widest = round_up(int(longest.max() if settled else packed * lengths.max()))
         widths = [widest]
@@ -176,16 +173,16 @@ class Shapes:
           ValueError: they are none of the steps that were planned, and don't fit.
         """
         packed = self.rising[0].packed
-        (longest,) = _fullest(np.array([[len(row.read) for row in rows]]), packed)
+        (longest,) = fullest(np.array([[len(row.read) for row in rows]]), packed)
         targets = np.array([[len(row.tokens) - row.start for row in rows]])
-        (fullest,) = _fullest(targets, self.lane_rows)
+        (targets,) = fullest(targets, self.lane_rows)
         for shape in self.rising:
-            if shape.pack >= longest and shape.target >= fullest:
+            if shape.pack >= longest and shape.target >= targets:
                 return shape
-        raise ValueError(f"No shape of {self.rising} holds {longest} slots, {fullest} targets.")
+        raise ValueError(f"No shape of {self.rising} holds {longest} slots, {targets} targets.")
 
 
-def _fullest(counts: np.ndarray, together: int) -> np.ndarray:
+def fullest(counts: np.ndarray, together: int) -> np.ndarray:
     """`[step]` tokens of each step's fullest group of so many rows, from `[step, row]` counts."""
     return counts.reshape(len(counts), -1, together).sum(axis=2).max(axis=1)
 
@@ -221,111 +218,6 @@ def _best_widths(longest: np.ndarray, widest: int, most: int) -> Iterator[tuple[
             if end < 0:
                 break
         yield chosen[::-1], int(sums[-1])
-
-
-def step_indices(
-    step: int,
-    lengths: np.ndarray,
-    *,
-    rows: int,
-    seed: int,
-    packed: int = 1,
-    stretch: range | None = None,
-) -> np.ndarray:
-    """Which examples a step trains on: a pure function of the arguments.
-
-    Examples are shuffled every epoch. Those of a window of steps are dealt out into packs of like
-    length, long ones to short ones; steps take packs in the order of their length, and are shuffled
-    again. So padding is small, every example is seen once per epoch, and a resumed run needs no
-    saved position.
-
-    Args:
-      step: optimizer step.
-      lengths: `[example]` length of each example's row, in tokens.
-      rows: examples per step.
-      seed: of the order.
-      packed: rows of a pack, a divisor of `rows`. Packs of fewer rows, by an even number, may be
-        cut out of these, and are of like length too.
-      stretch: of steps that have these lengths; no window reaches beyond it, so that none is
-        sorted by two lengths. All steps if not given.
-
-    Returns:
-      `[rows]` indices of examples, pack by pack.
-    """
-    start = stretch.start if stretch else 0
-    first = step - (step - start) % _WINDOW
-    count = min(_WINDOW, stretch.stop - first) if stretch else _WINDOW
-    return _window(first, count, lengths, rows, seed, packed)[step - first]
-
-
-def stretch_indices(
-    stretch: range, lengths: np.ndarray, *, rows: int, seed: int, packed: int = 1
-) -> np.ndarray:
-    """`[step, rows]` indices of all steps of a stretch, each as `step_indices` gives it."""
-    windows = [
-        _window(first, min(_WINDOW, stretch.stop - first), lengths, rows, seed, packed)
-        for first in range(stretch.start, stretch.stop, _WINDOW)
-    ]
-    return np.concatenate(windows)
-
-
-def _window(
-    first: int, count: int, lengths: np.ndarray, rows: int, seed: int, packed: int
-) -> np.ndarray:
-    drawn = np.empty(count * rows, np.int64)
-    filled = 0
-    while filled < len(drawn):
-        epoch, offset = divmod(first * rows + filled, len(lengths))
-        taken = _order(seed, epoch, len(lengths))[offset : offset + len(drawn) - filled]
-        drawn[filled : filled + len(taken)] = taken
-        filled += len(taken)
-    packs = _packs(drawn[np.argsort(lengths[drawn], kind="stable")], lengths, packed)
-    by_length = np.argsort(lengths[packs].sum(axis=1), kind="stable")
-    steps = packs[by_length].reshape(count, rows)
-    return steps[np.random.default_rng([seed, first, 2]).permutation(count)]
-
-
-def _packs(rising: np.ndarray, lengths: np.ndarray, packed: int) -> np.ndarray:
-    """`[pack, packed]` examples, dealt out so that packs are of like length.
-
-    Args:
-      rising: examples, short ones first.
-      lengths: of all examples.
-      packed: rows of a pack.
-    """
-    *shorter, longest = rising.reshape(packed, -1)
-    packs = longest[:, None]
-    for dealt in reversed(shorter):
-        # The shortest goes to the fullest pack.
-        packs = packs[np.argsort(-lengths[packs].sum(axis=1), kind="stable")]
-        packs = np.concatenate([packs, dealt[:, None]], axis=1)
-    # The longest beside the shortest, and so on: each part of an even number is of like length too.
-    ends = np.stack([np.arange(packed), np.arange(packed)[::-1]], axis=1).ravel()[:packed]
-    return packs[:, ends]
-
-
-def packing(lengths: np.ndarray, *, rows: int, seed: int) -> int:
-    """How many rows stand one behind another in a pack, so that a step costs little at one width.
-
-    A pack's rows don't attend to one another, but their scores are computed: packing rows that are
-    alike, or long, would cost more than the padding that it saves.
-
-    Args:
-      lengths: `[example]` length of each example's row, in tokens.
-      rows: examples per step; a pack has a divisor of them.
-      seed: of the order.
-    """
-    costs = {}
-    for packed in (n for n in range(1, rows + 1) if rows % n == 0):
-        steps = _window(0, _WINDOW, lengths, rows, seed, packed)
-        width = round_up(int(_fullest(lengths[steps], packed).max()))
-        costs[packed] = width / packed * (1 + width / _SCORES)
-    return min(costs, key=costs.__getitem__)
-
-
-@functools.lru_cache(maxsize=4)
-def _order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch, 1]).permutation(count)
 
 
 def padding_share(batch: Batch) -> float:

@@ -18,11 +18,9 @@ from pintern.training.batches import (
     Shape,
     Shapes,
     make_batch,
-    packing,
     padding_share,
-    step_indices,
-    stretch_indices,
 )
+from pintern.training.order import packing, step_indices, stretch_indices
 from pintern.training.step import TrainBatch
 
 _PLANNED = 128  # steps on whose lengths an adaptive run's shapes are planned
@@ -41,7 +39,7 @@ class TrainingData:
       seed: of the order.
       teacher_shots: examples in the teacher's prompt, or None without a teacher.
       labelled: train on the labelled pairs; False leaves them to retrieval alone.
-      pack: whether rows may stand one behind another, see `batches.packing`.
+      pack: whether rows may stand one behind another, see `order.packing`.
       widths: pack widths of a level at most; each is a program to compile.
       devices: that the rows of a micro-batch are split over.
     """
