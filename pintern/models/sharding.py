@@ -231,8 +231,8 @@ def whole_heads(
     if mesh.empty:
         return x
     heads = "tensor" if x.shape[3] % mesh.shape["tensor"] == 0 else None
-    anyhow = (PartitionSpec.UNCONSTRAINED,) * 3
-    return jax.lax.with_sharding_constraint(x, PartitionSpec(*anyhow, heads, None))
+    others = (PartitionSpec.UNCONSTRAINED,) * 3
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*others, heads, None))
 
 
 def whole_slots(

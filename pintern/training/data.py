@@ -24,7 +24,7 @@ from pintern.training.order import packing, step_indices, stretch_indices
 from pintern.training.step import TrainBatch
 
 _PLANNED = 128  # steps on whose lengths an adaptive run's shapes are planned
-_BLANK = Row([0], 1)
+_BLANK = Row([0], 1)  # nothing is read of it, and nothing predicted
 _SOON = 16  # steps ahead whose programs are compiled first
 
 
@@ -107,7 +107,7 @@ class TrainingData:
         return math.gcd(found, self._at_most.get(level, found))
 
     def pack_at_most(self, level: Level, packed: int) -> None:
-        """Has a level's packs hold no more rows than so many, before anything is made of it."""
+        """Has a level's packs hold no more rows than so many; before any batch is made of it."""
         self._at_most[level] = packed
 
     @functools.cache  # noqa: B019
