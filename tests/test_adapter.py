@@ -18,8 +18,8 @@ from pintern.adapters.adapter import (
     match_targets,
 )
 from pintern.errors import UserError
-from pintern.models.layers import LayerAdapter, Linear
 from pintern.models.layout import parameters_by_path
+from pintern.models.linear import LayerAdapter, Linear
 from pintern.models.merge import merge_lora
 
 TOKENS = jnp.arange(2 * 7).reshape(1, 2, 7) % VOCAB

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from flax import nnx
 
 from benchmarks.measure import compilations
 from pintern.adapters.adapter import Adapter, LoraPair
@@ -15,6 +16,8 @@ from pintern.assemble import new_adapter, split_decoder
 from pintern.evaluation.decode import Generator, Sampling, _is_unrolled
 from pintern.evaluation.sampling import likeliest, restrict
 from pintern.evaluation.turns import bucket, pad_rows
+from pintern.evaluation.unroll import unrolled
+from pintern.models.split import SplitDecoder
 
 NEW = 6
 ROOM = 64  # slots of the naive sequence: one program for all of them
@@ -124,6 +127,17 @@ def test_a_gpu_has_a_block_for_every_layer_if_there_is_room_for_it(free, wanted,
     gpu = types.SimpleNamespace(platform="gpu", memory_stats=lambda: memory)
     monkeypatch.setattr("pintern.evaluation.decode.only_device", lambda tree: gpu)
     assert _is_unrolled(base) is wanted
+
+
+def test_a_program_is_found_again_by_a_decoder_that_was_split_anew():
+    """And not for one of another structure."""
+    decoder = tiny.parts().checkpoint.decoder
+    one, other = (SplitDecoder.of(*nnx.split(decoder)) for _ in range(2))
+    assert one.structure == other.structure and hash(one.structure) == hash(other.structure)
+    assert SplitDecoder.of(*unrolled(*nnx.split(decoder))).structure != one.structure
+    kept, back = nnx.state(decoder), nnx.state(other.merge())
+    assert jax.tree.structure(kept) == jax.tree.structure(back)
+    assert all(a is b for a, b in zip(*map(jax.tree.leaves, (kept, back)), strict=True))
 
 
 def test_a_completion_ends_before_eos():

@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from pintern.adapters.adapter import LoraPair
-from pintern.models.layers import LayerAdapter, Linear, by_a, normalised
+from pintern.models.layers import normalised
+from pintern.models.linear import Joined, LayerAdapter, Linear, by_a, each_of
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 6, 8), (3, 8)])
@@ -45,7 +46,7 @@ def test_maps_that_read_the_same_share_a_product():
 
     def joined(lora, x):
         share = LayerAdapter(lora, 0.5)
-        lows = by_a(x, share, *maps)
+        lows = by_a(x, share, [linear.name for linear in maps])
         assert [None if low is None else low.shape[-1] for low in lows] == [2, None, 3]
         return [linear(x, share, low) for linear, low in zip(maps, lows, strict=True)]
 
@@ -74,4 +75,28 @@ def test_maps_that_read_the_same_share_a_product():
     ids=["alone", "groups", "dropout"],
 )
 def test_maps_that_read_something_of_their_own_share_none(share):
-    assert by_a(jnp.ones((3, 1, 2, 6)), share, *linears("a", "b")) == [None, None]
+    assert by_a(jnp.ones((3, 1, 2, 6)), share, ["a", "b"]) == [None, None]
+
+
+@pytest.mark.parametrize("group", [(), (3,)], ids=["one adapter", "one a group"])
+@pytest.mark.parametrize("out_first", [False, True])
+@pytest.mark.parametrize("held", ["float", "int8"])
+def test_joined_maps_give_what_each_gives(group, out_first, held):
+    """With biases, of different widths; one of them has no pair."""
+    rng = np.random.default_rng(2)
+    maps = []
+    for name, width in zip(("a", "none", "b"), (4, 8, 4), strict=True):
+        linear = Linear(name, 6, width, bias=True, rngs=nnx.Rngs(len(maps)))
+        kernel = rng.integers(-9, 9, (width, 6) if out_first else (6, width))
+        linear.kernel.set_value(jnp.asarray(kernel, jnp.int8 if held == "int8" else jnp.float32))
+        linear.bias.set_value(jnp.asarray(rng.normal(size=width), jnp.float32))
+        if held == "int8":
+            linear.kernel_scale = nnx.data(nnx.Param(jnp.asarray(rng.random(width), jnp.float32)))
+        linear.out_first = out_first
+        maps.append(linear)
+    x = jnp.asarray(rng.normal(size=(3, 1, 2, 6)), jnp.float32)
+    share = LayerAdapter(pairs(2, 3, group=group), 0.5)
+    with jax.default_matmul_precision("highest"):
+        found, wanted = Joined(maps)(x, share), each_of(maps, x, share)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5)

@@ -24,6 +24,7 @@ from pintern.models.layout import abstract_decoder
 from pintern.models.quantize import hold_in_int8
 from pintern.models.sharding import rows_over, sharding_of, traced_on
 from pintern.models.shared_prefix import Batch
+from pintern.models.split import SplitDecoder
 from pintern.training.placement import batch_shardings, state_shardings
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
 
@@ -58,6 +59,11 @@ class Base:
     decoder: Decoder
     graph: nnx.GraphDef
     state: nnx.State
+
+    @property
+    def split(self) -> SplitDecoder:
+        """As decoding's programs take it."""
+        return SplitDecoder.of(self.graph, self.state)
 
 
 def abstract_base(config: ConfigDict, shape: DecoderConfig, mesh: Mesh | AbstractMesh) -> Base:

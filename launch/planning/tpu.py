@@ -49,8 +49,8 @@ def compile_training(
         prefix = jax.ShapeDtypeStruct((1, lengths.prefix), jnp.int32)
         measured, prefilled = measure(
             "teacher prefix",
-            functools.partial(engine.read_prefix.lower, base.graph),
-            (base.state, adapter, prefix),
+            engine.read_prefix.lower,
+            (base.split, adapter, prefix),
             {"weights": base.state, "adapter": adapter},
             tokens=lengths.prefix,
             effort=effort,
@@ -102,8 +102,8 @@ def compile_decoding(
 
     measured, prefilled = measure(
         "read prefix",
-        functools.partial(engine.read_prefix.lower, base.graph),
-        (base.state, adapter, jax.ShapeDtypeStruct((1, lengths.prefix), jnp.int32)),
+        engine.read_prefix.lower,
+        (base.split, adapter, jax.ShapeDtypeStruct((1, lengths.prefix), jnp.int32)),
         held,
         tokens=lengths.prefix,
         effort=effort,
@@ -113,8 +113,8 @@ def compile_decoding(
         return
     measured, read = measure(
         "read rows",
-        functools.partial(engine.read_rows.lower, base.graph),
-        (base.state, adapter, prefilled, tokens, tokens),
+        engine.read_rows.lower,
+        (base.split, adapter, prefilled, tokens, tokens),
         {**held, "batch": (tokens, tokens), "cache": prefilled},
         tokens=rows * lengths.query,
         effort=effort,
@@ -135,8 +135,8 @@ def compile_decoding(
         return
     measured, _ = measure(
         "decode",
-        functools.partial(engine.advance.lower, base.graph, sampling),
-        (base.state, adapter, places, rows, fields.max_new_tokens),
+        functools.partial(engine.advance.lower, sampling),
+        (base.split, adapter, places, rows, fields.max_new_tokens),
         {**held, "batch": places[2:], "cache": places.cache},
         tokens=rows * fields.max_new_tokens,
         loop_trips=fields.max_new_tokens - 1,

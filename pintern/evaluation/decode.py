@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Int, Key
+from jaxtyping import Array, Bool, Int, Key, UInt32
 
 from pintern.adapters.adapter import Adapter
 from pintern.adapters.groups import by_group
@@ -24,6 +23,7 @@ from pintern.evaluation.sampling import Sampling
 from pintern.evaluation.turns import Service, pad_rows
 from pintern.evaluation.unroll import unrolled
 from pintern.models.cache import join_prefixes
+from pintern.models.split import SplitDecoder
 
 _TOKENS_AT_ONCE = 8192  # fewer take an accelerator as long: it waits for the weights
 _RATIO = 16  # rows that are so much shorter than others are served after them, in less room
@@ -87,11 +87,11 @@ class Generator:
         if _is_unrolled(base):
             graph, base = unrolled(graph, base)
         self.tokens_at_once = 0 if jax.default_backend() == "cpu" else _TOKENS_AT_ONCE
-        self._graph, self._base, self._sampling = graph, base, sampling
+        self._base, self._sampling = SplitDecoder.of(graph, base), sampling
         self._groups = len(members)
         self._prefilled = join_prefixes(
             [
-                engine.read_prefix(graph, base, adapter, np.asarray(prefix, np.int32)[None])
+                engine.read_prefix(self._base, adapter, np.asarray(prefix, np.int32)[None])
                 for adapter, prefix in members
             ]
         )
@@ -188,9 +188,7 @@ class Generator:
         """Reads right-padded rows: `[row, slot]` of the only member, or `[group, row, slot]`."""
         shape = (self._groups, -1, tokens.shape[-1])
         tokens, valid = tokens.reshape(shape), valid.reshape(shape)
-        return engine.read_rows(
-            self._graph, self._base, self._adapter, self._prefilled, tokens, valid
-        )
+        return engine.read_rows(self._base, self._adapter, self._prefilled, tokens, valid)
 
     def begin(self, read: Read, keys: Key[Array, "group row"]) -> Places:
         """Places for just these rows."""
@@ -199,9 +197,7 @@ class Generator:
     def advance(self, places: Places, ended: int, *, steps: int | None = None) -> Places:
         """Chooses tokens until so many places have ended, or for so many steps; takes `places`."""
         steps = self._sampling.max_new_tokens if steps is None else steps
-        return engine.advance(
-            self._graph, self._sampling, self._base, self._adapter, places, ended, steps
-        )
+        return engine.advance(self._sampling, self._base, self._adapter, places, ended, steps)
 
     def ended(self, places: Places) -> Bool[Array, "group row"]:
         """Which places have nothing more to choose."""
@@ -237,5 +233,9 @@ def _until(tokens: Int[np.ndarray, " new"], eos: int) -> list[int]:
 
 
 def _row_keys(seed: int, numbers: Int[np.ndarray, "group row"]) -> Key[Array, "group row"]:
-    draw = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))
-    return draw(jax.random.key(seed), jnp.asarray(numbers, jnp.uint32))
+    return _drawn(jax.random.key(seed), numbers.astype(np.uint32))
+
+
+@jax.jit
+def _drawn(key: Key[Array, ""], numbers: UInt32[Array, "group row"]) -> Key[Array, "group row"]:
+    return jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (None, 0))(key, numbers)

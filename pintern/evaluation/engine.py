@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from pintern import compiling
@@ -25,8 +24,8 @@ from pintern.adapters.adapter import Adapter
 from pintern.evaluation.sampling import Sampling, choose
 from pintern.models.attention import KV
 from pintern.models.cache import Cache, merge_heads
-from pintern.models.decoder import Decoder
 from pintern.models.shared_prefix import positions_of, prefill
+from pintern.models.split import SplitDecoder
 
 
 class Places(NamedTuple):
@@ -71,25 +70,24 @@ class Read(NamedTuple):
     position: Int[Array, "group row"]
 
 
-@compiling.jitted(compiling.READ, static_argnums=0)
+@compiling.jitted(compiling.READ)
 def read_prefix(
-    graph: nnx.GraphDef, base: nnx.State, adapter: Adapter | None, prefix: Int[Array, "group slot"]
+    base: SplitDecoder, adapter: Adapter | None, prefix: Int[Array, "group slot"]
 ) -> tuple[Cache, Int[Array, " group"]]:
     """Reads soft prompt and prefix: cache, and the position where rows start."""
-    return prefill(nnx.merge(graph, base), prefix, jnp.ones_like(prefix), adapter=adapter)
+    return prefill(base.merge(), prefix, jnp.ones_like(prefix), adapter=adapter)
 
 
-@compiling.jitted(compiling.READ, static_argnums=0)
+@compiling.jitted(compiling.READ)
 def read_rows(
-    graph: nnx.GraphDef,
-    base: nnx.State,
+    base: SplitDecoder,
     adapter: Adapter | None,
     prefilled: tuple[Cache, Int[Array, " group"]],
     tokens: Int[Array, "group row slot"],
     valid: Int[Array, "group row slot"],
 ) -> Read:
     """Reads rows behind their group's prefix."""
-    decoder: Decoder = nnx.merge(graph, base)
+    decoder = base.merge()
     cache, start = prefilled
     positions = positions_of(valid, start[:, None])
     last = valid.shape[-1] - 1 - jnp.argmax(valid[..., ::-1], axis=-1)
@@ -215,18 +213,17 @@ def begin(
 
 
 # The places are given away: otherwise each call would cost a copy of the cache.
-@compiling.jitted(compiling.LOOP, static_argnums=(0, 1), donate_argnums=4)
+@compiling.jitted(compiling.LOOP, static_argnums=0, donate_argnums=3)
 def advance(
-    graph: nnx.GraphDef,
     sampling: Sampling,
-    base: nnx.State,
+    base: SplitDecoder,
     adapter: Adapter | None,
     places: Places,
     ended: Int[Array, ""] | int,
     steps: Int[Array, ""] | int,
 ) -> Places:
     """Chooses tokens until so many places have `ended`, or for so many `steps`."""
-    decoder: Decoder = nnx.merge(graph, base)
+    decoder = base.merge()
     limit = sampling.max_new_tokens
     slots = places.cache.row_positions.shape[-1] - limit
     until = places.clock + steps

@@ -57,7 +57,7 @@ def likeliest(logits: Float[Array, "row vocab"]) -> Int[Array, " row"]:
     """Id of the highest logit, the first of equal ones; of a row with NaN, the last id.
 
     XLA:CPU looks for values and places together, as `argmax` does, one element at a time; and
-    decoding's logits lie id by id there (`models.layers.by_outputs`), so by columns here.
+    decoding's logits lie id by id there (`models.linear.by_outputs`), so by columns here.
     """
     columns = logits.T
     ids = jnp.arange(len(columns))[:, None]

@@ -2,7 +2,7 @@
 
 Stacked, a layer's weights are a slice; where a program reads each weight once for a few tokens, as
 decoding does, XLA:CPU spends more time on copying slices than on the products themselves. The order
-of a kernel's axes is that of `models.layers.by_outputs`.
+of a kernel's axes is that of `models.linear.by_outputs`.
 """
 
 import functools
@@ -13,7 +13,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from pintern.models.decoder import Decoder
-from pintern.models.layers import Linear
+from pintern.models.layers import MLP
+from pintern.models.linear import Linear
 
 
 def unrolled(graph: nnx.GraphDef, base: nnx.State) -> tuple[nnx.GraphDef, nnx.State]:
@@ -31,6 +32,10 @@ def unrolled(graph: nnx.GraphDef, base: nnx.State) -> tuple[nnx.GraphDef, nnx.St
     for _, module in nnx.iter_modules(decoder.blocks):
         if isinstance(module, Linear):
             module.kernel, module.out_first = nnx.Param(_transposed(module.kernel[...])), True
+    for block in decoder.blocks:
+        block.attention.join()
+        if isinstance(block.mlp, MLP):
+            block.mlp.join()
     if decoder.head is not None:
         decoder.head = nnx.Param(_transposed(decoder.head[...]))
     decoder.out_first = True

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
-from pintern.models.layers import INIT_STD, LayerAdapter, Linear, by_a, norm_of
+from pintern.models.layers import norm_of
+from pintern.models.linear import INIT_STD, Joined, LayerAdapter, Linear, each_of
 from pintern.models.rope import apply_rotary
 from pintern.models.segments import Segment, mix, mix_written
 from pintern.models.sharding import whole_heads
@@ -49,6 +50,7 @@ class Attention(nnx.Module):
     Attributes:
       implementation: of reading several tokens: `xla`, as `attend` has it, or a fused kernel's name
         (`models.fused`).
+      joined: query, key and value, where they are one map (`join`).
     """
 
     def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs):
@@ -65,6 +67,7 @@ class Attention(nnx.Module):
             self.query = Linear("attention.query", width, q_width, bias=bias, rngs=rngs)
             self.key = Linear("attention.key", width, kv_width, bias=bias, rngs=rngs)
             self.value = Linear("attention.value", width, kv_width, bias=bias, rngs=rngs)
+        self.joined: Joined | None = None
         self.fused, self.by_head = config.fused_qkv, config.qkv_by_head
         self.query_norm = norm_of(config, self.dim) if config.qk_norm else None
         self.key_norm = norm_of(config, self.dim) if config.qk_norm else None
@@ -84,10 +87,10 @@ class Attention(nnx.Module):
         adapter: LayerAdapter,
     ) -> tuple[Float[Array, "group row query heads dim"], KV]:
         """Queries, and the keys and values that this row adds, with rotary positions applied."""
-        if not self.fused:
-            maps = (self.query, self.key, self.value)
-            lows = by_a(x, adapter, *maps)
-            q, k, v = (m(x, adapter, low) for m, low in zip(maps, lows, strict=True))
+        if self.joined is not None:
+            q, k, v = self.joined(x, adapter)
+        elif not self.fused:
+            q, k, v = each_of((self.query, self.key, self.value), x, adapter)
         elif self.by_head:
             heads = self.qkv(x, adapter).reshape(*x.shape[:-1], self.heads, 3, self.dim)
             q, k, v = heads[..., 0, :], heads[..., 1, :], heads[..., 2, :]
@@ -102,6 +105,12 @@ class Attention(nnx.Module):
         if rotary is not None:
             q, k = apply_rotary(q, *rotary), apply_rotary(k, *rotary)
         return q, KV(*(jnp.transpose(part, (0, 3, 1, 2, 4)) for part in (k, v)))
+
+    def join(self) -> None:
+        """Makes one map of the three that read the same."""
+        if not self.fused:
+            self.joined = nnx.data(Joined((self.query, self.key, self.value)))
+            self.query = self.key = self.value = nnx.static(None)
 
     def attend(
         self,

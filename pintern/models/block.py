@@ -9,7 +9,8 @@ from jaxtyping import Array, Bool, Float
 from pintern.models.attention import Attention
 from pintern.models.config import DecoderConfig
 from pintern.models.experts import Experts, Routed
-from pintern.models.layers import MLP, LayerAdapter, norm_of
+from pintern.models.layers import MLP, norm_of
+from pintern.models.linear import LayerAdapter
 
 
 class Block(nnx.Module):

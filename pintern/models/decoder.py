@@ -26,7 +26,8 @@ from pintern.models.block import Block
 from pintern.models.cache import Cache, write_rows, write_slots
 from pintern.models.config import DecoderConfig
 from pintern.models.experts import Routed
-from pintern.models.layers import INIT_STD, LayerAdapter, Linear, by_outputs, norm_of
+from pintern.models.layers import norm_of
+from pintern.models.linear import INIT_STD, LayerAdapter, Linear, by_outputs
 from pintern.models.sharding import gathered, split_hidden, split_vocab, whole_slots
 from pintern.models.stack import at_places, one_by_one, through_stack
 from pintern.models.views import views_of

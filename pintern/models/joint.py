@@ -19,7 +19,7 @@ from pintern.models.attention import KV
 from pintern.models.block import Block
 from pintern.models.decoder import Decoder
 from pintern.models.experts import Routed
-from pintern.models.layers import LayerAdapter
+from pintern.models.linear import LayerAdapter
 from pintern.models.stack import at_places, through_stack
 from pintern.models.views import views_of
 

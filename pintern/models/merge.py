@@ -4,7 +4,7 @@ from flax import nnx
 
 from pintern.adapters.adapter import Adapter
 from pintern.models.decoder import Decoder
-from pintern.models.layers import Linear
+from pintern.models.linear import Linear
 from pintern.models.quantize import dequantize
 
 

@@ -1,7 +1,7 @@
 """The frozen base's linear maps in int8: one byte per weight, and one float32 scale per output.
 
 A kernel column w is held as round(w / s) with s = max|w| / 127, so that a weight is off by half a
-scale at most. The scale is applied to the product and not to the weights (`layers.Linear`), which
+scale at most. The scale is applied to the product and not to the weights (`linear.Linear`), which
 is the same value; experts are dequantised a layer at a time, as it runs. Adapters, norms, biases,
 routers, the embedding and the output matrix stay as they are.
 """
@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int8
 from pintern.errors import UserError
 from pintern.models.decoder import Decoder
 from pintern.models.experts import Experts
-from pintern.models.layers import Linear
+from pintern.models.linear import Linear
 from pintern.models.sharding import fetch
 
 _LARGEST = 127

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from pintern.models.block import Block
-from pintern.models.layers import Linear
+from pintern.models.linear import Linear
 
 # Of hidden states, a block and what else the layer has: hidden states, and what is kept of them.
 Layer = Callable[[Array, Block, Any], tuple[Array, Any]]
