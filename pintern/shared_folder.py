@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pintern.distributed import any_of, count, from_first, is_first
 from pintern.errors import UserError
+from pintern.folders import PASSING
 
-TOKEN = ".shared-"  # begins the name of a file that is there for a moment, or since a kill
 # A network's file system may show other machines a new file that late.
 _SEEN_SECONDS = 10.0
 
@@ -43,7 +43,7 @@ def check_shared(folder: Path, *, made: bool) -> None:
 def _write_token(folder: Path, *, made: bool) -> str | None:
     if not (made or folder.is_dir()) or folder.is_file():
         return None
-    name = f"{TOKEN}{uuid.uuid4().hex}"
+    name = f"{PASSING}{uuid.uuid4().hex}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()

@@ -293,8 +293,13 @@ def test_workdir_of_another_study_is_refused(finished, tmp_path):
         run_study(other, workdir)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thing").touch()
-    with pytest.raises(UserError, match="not empty"):
-        run_study(study, tmp_path / "full")
+    for refused in (run_study, states):
+        with pytest.raises(UserError, match="not empty"):
+            refused(study, tmp_path / "full")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "study.json").write_text("{")
+    with pytest.raises(UserError, match=r"study\.json is not valid JSON"):
+        states(study, tmp_path / "broken")
 
 
 def test_studies_that_make_no_grid_are_refused(tmp_path):

@@ -303,9 +303,35 @@ def test_a_folder_is_claimed_once(tmp_path):
         claim(run, tiny.config(seed=1))
     with pytest.raises(UserError, match="holds no run"):
         read_config(tmp_path)
-    (run / "config.json").write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
-        read_config(run)
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (b"{", "not valid JSON"),
+        (b"\xff\xfe{}", "not valid JSON"),
+        (b"[1]", "holds a JSON list"),
+        (b"{}", "has no 'model'"),
+        (b'{"model_type": "llama", "vocab_size": 7}', "has no 'model'"),
+        (b'{"model": {}, "task": 1, "train": {"epochs": 2}}', "task is 1; it is a group"),
+        (b'{"model": {}, "task": {}, "train": {"epochs": 2}}', "train.epochs is not a field"),
+    ],
+)
+def test_a_config_that_is_none_of_ours_is_left_alone(tmp_path, held, said):
+    """A model's folder has a config.json too."""
+    (tmp_path / "config.json").write_bytes(held)
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    for refused in (
+        lambda: claim(tmp_path, tiny.config()),
+        lambda: train(tiny.config(), tmp_path),
+        lambda: read_config(tmp_path),
+    ):
+        with pytest.raises(UserError, match=said):
+            refused()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {
+        "config.json": held,
+        "model.safetensors": b"weights",
+    }
 
 
 @pytest.mark.parametrize("packed", [1, 4])

@@ -90,6 +90,14 @@ def test_another_base_is_named_and_taken_on_request(run):
     check_base(run, other)
 
 
+@pytest.mark.parametrize("held", ["{", "[1]", "{}"])
+def test_a_record_that_is_damaged_is_named(run, held):
+    (run / "base.json").write_text(held)
+    with pytest.raises(UserError, match=r"base\.json (is not valid JSON|holds a JSON|has no)"):
+        check_base(run, tiny.parts().checkpoint)
+    assert (run / "base.json").read_text() == held
+
+
 def test_a_field_that_is_newer_than_a_run_has_its_default():
     text = json.loads(to_json(tiny.config()))
     del text["checkpoint"]["minutes"]

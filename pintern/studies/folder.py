@@ -10,10 +10,11 @@ from pathlib import Path
 from pintern.config import differences
 from pintern.errors import UserError
 from pintern.files import write_atomically
+from pintern.folders import check_folder
 from pintern.studies.ledger import Ledger, Line
 from pintern.studies.locks import owner, try_lock
 from pintern.studies.study import Cell, Study, cells_of
-from pintern.training.workdir import read_config
+from pintern.training.workdir import read_config, read_record
 
 
 def folder_of(cell: Cell, workdir: Path) -> Path:
@@ -27,21 +28,10 @@ def claim_study(study: Study, workdir: Path) -> None:
     Raises:
       UserError: it holds another study, or something else.
     """
+    check_study(study, workdir)
     path = workdir / "study.json"
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; name a folder.")
     if path.exists():
-        name = json.loads(path.read_text())["name"]
-        if name != study.name:
-            raise UserError(
-                f"{workdir} holds the study {name!r}, not {study.name!r}.", "Use another --workdir."
-            )
         return
-    if workdir.exists() and any(workdir.iterdir()):
-        raise UserError(
-            f"{workdir} is not empty and holds no study (no study.json).",
-            "Use another --workdir; nothing in it was touched.",
-        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps({"name": study.name}) + "\n")
@@ -49,9 +39,27 @@ def claim_study(study: Study, workdir: Path) -> None:
         raise UserError(f"--workdir={workdir} can't be written: {error.strerror}.") from error
 
 
+def check_study(study: Study, workdir: Path) -> None:
+    """Refuses a folder that holds another study, or something else."""
+    check_folder(workdir, "study.json", "study")
+    path = workdir / "study.json"
+    if not path.exists():
+        return
+    name = read_record(path, "name")["name"]
+    if name != study.name:
+        raise UserError(
+            f"{workdir} holds the study {name!r}, not {study.name!r}.", "Use another --workdir."
+        )
+
+
 def states(study: Study, workdir: Path) -> dict[str, str]:
     """Cell to what has become of it: `done`, `changed`, `running (<pid> on <host>)`, `begun`,
-    `new`."""
+    `new`.
+
+    Raises:
+      UserError: the folder isn't this study's.
+    """
+    check_study(study, workdir)
     lines = Ledger(workdir).lines()
     return {cell.name: _state(cell, workdir, lines) for cell in cells_of(study)}
 

@@ -7,13 +7,13 @@ depends on who stood beside it, so that those who were begun together go on toge
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from pintern.config import fingerprint
 from pintern.studies.study import Cell
 from pintern.training.members import RECORD, same_population
+from pintern.training.workdir import read_record
 
 
 def companions(
@@ -37,7 +37,7 @@ def companions(
         record = folder / RECORD
         if not record.exists():
             return [cell]  # begun alone
-        wanted = set(json.loads(record.read_text())["members"])
+        wanted = set(read_record(record, "members")["members"])
         return [
             other
             for other in grid

@@ -17,6 +17,7 @@ from pintern.config import differences, fingerprint
 from pintern.errors import UserError
 from pintern.files import write_atomically
 from pintern.training.checkpoint import checkpoint_steps, remove_checkpoint
+from pintern.training.workdir import read_record
 
 # Numbers that the optimizer takes as arrays: one value a member.
 RATES = ("learning_rate", "weight_decay", "clip", "final_rate")
@@ -132,7 +133,7 @@ def select_group(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) -> lis
       UserError: unfinished members that were begun with others than those given.
     """
     names = [fingerprint(config) for config in configs]
-    records = [_read(path / RECORD) for path in workdirs]
+    records = [_read(path / RECORD, "members") for path in workdirs]
     open_ones = [
         i
         for i, (config, path) in enumerate(zip(configs, workdirs, strict=True))
@@ -187,7 +188,7 @@ def saved_steps(workdir: Path) -> list[int]:
 
 def read_diverged(workdir: Path) -> dict | None:
     """`step` and `message` of a member that diverged."""
-    return _read(workdir / _DIVERGED)
+    return _read(workdir / _DIVERGED, "step", "message")
 
 
 def write_diverged(workdir: Path, step: int, message: str) -> None:
@@ -212,5 +213,5 @@ def _finished(config: ConfigDict, workdir: Path) -> bool:
     return read_diverged(workdir) is not None or config.train.steps in saved_steps(workdir)
 
 
-def _read(path: Path) -> dict | None:
-    return json.loads(path.read_text()) if path.exists() else None
+def _read(path: Path, *names: str) -> dict | None:
+    return read_record(path, *names) if path.exists() else None

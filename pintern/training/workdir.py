@@ -15,8 +15,9 @@ from ml_collections import ConfigDict
 from pintern.config import differences, from_json, to_json
 from pintern.errors import UserError
 from pintern.files import write_atomically, writing
+from pintern.folders import check_folder
+from pintern.models.checkpoint_files import read_object
 from pintern.models.load import Checkpoint
-from pintern.shared_folder import TOKEN
 
 # What says how often a run writes, and nothing of what it comes to: it may always change.
 FREE = ("name:", "checkpoint.every:", "checkpoint.minutes:", "checkpoint.keep:", "train.log_every:")
@@ -42,6 +43,8 @@ _ON_REQUEST = (
     "model.unroll:",
 )
 CHANGES = "changes.jsonl"
+# A model's folder has a config.json too. No config was ever without these.
+_GROUPS = ("model", "task", "train")
 
 
 def claim(
@@ -59,19 +62,14 @@ def claim(
     Raises:
       UserError: the folder holds a run of another config, or files that are not a run's.
     """
+    check_folder(workdir, "config.json", "run")
     path = workdir / "config.json"
     # A run that ended before its base was recorded has trained nothing: a wrong path, say.
     if path.exists() and (workdir / "base.json").exists():
         _check_changes(workdir, config, free=free, on_request=on_request)
         return True
-    if workdir.exists() and not workdir.is_dir():
-        raise UserError(f"--workdir={workdir} is a file; name a folder.")
-    found = workdir.iterdir() if workdir.exists() else ()
-    if not path.exists() and any(not other.name.startswith(TOKEN) for other in found):
-        raise UserError(
-            f"{workdir} is not empty and holds no run (no config.json).",
-            "Use another --workdir; nothing in it was touched.",
-        )
+    if path.exists():
+        read_config(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -123,8 +121,7 @@ def record_changes(
       What changed, as `train.steps: 400 → 800`; also appended to changes.jsonl, with the step.
     """
     changed = _changed(workdir, config, ())
-    recorded = json.loads((workdir / "base.json").read_text())
-    base = _base_of(checkpoint)
+    recorded, base = _recorded_base(workdir), _base_of(checkpoint)
     if recorded["fingerprint"] != base["fingerprint"]:
         changed.append(f"base: {recorded} → {base}")
     if not changed:
@@ -146,7 +143,7 @@ def check_base(workdir: Path, checkpoint: Checkpoint, *, may_change: bool = Fals
     if not path.exists():
         write_atomically(path, json.dumps(base, indent=2) + "\n")
         return
-    recorded = json.loads(path.read_text())
+    recorded = _recorded_base(workdir)
     if recorded["fingerprint"] != base["fingerprint"] and not may_change:
         raise UserError(
             f"{workdir} was trained on another base: fingerprint {recorded['fingerprint'][:12]} "
@@ -159,18 +156,40 @@ def _base_of(checkpoint: Checkpoint) -> dict[str, str]:
     return {"path": checkpoint.directory.name, "fingerprint": checkpoint.fingerprint}
 
 
+def _recorded_base(workdir: Path) -> dict[str, str]:
+    return read_record(workdir / "base.json", "path", "fingerprint")
+
+
 def read_config(workdir: Path) -> ConfigDict:
-    """The config that a run was started with."""
+    """The config that a run was started with.
+
+    Raises:
+      UserError: there is none, or config.json is something else's.
+    """
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(
             f"{workdir} holds no run (no config.json).",
             "Train one first: python -m pintern.train --workdir=DIR.",
         )
-    try:
-        return from_json(path.read_text())
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON: {error.msg} at line {error.lineno}.") from error
+    read_record(path, *_GROUPS)
+    return from_json(path.read_text())
+
+
+def read_record(path: Path, *names: str) -> dict[str, Any]:
+    """The JSON object of a file that a run or study writes, which has these entries at least.
+
+    Raises:
+      UserError: it is something else's file, or damaged.
+    """
+    found = read_object(path)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise UserError(
+            f"{path} has no {missing[0]!r}: it is none that pintern wrote.",
+            "Use another --workdir; nothing in it was touched.",
+        )
+    return found
 
 
 class JsonLines:

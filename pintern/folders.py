@@ -1,0 +1,32 @@
+"""Whose a folder is: nothing is written into one that holds something else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pintern.errors import UserError
+
+# Begins the name of a file that says nothing of whose the folder is: it is there for a moment, or
+# since a kill.
+PASSING = ".pintern-"
+
+
+def check_folder(folder: Path, mark: str, what: str) -> None:
+    """Refuses a folder that holds other files than a command's own.
+
+    Args:
+      folder: by `--workdir`; it may be absent or empty.
+      mark: the file or folder in it by which the command knows its own, `config.json`.
+      what: it is then, `run`.
+
+    Raises:
+      UserError: it is a file, or holds something and not the mark.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--workdir={folder} is a file; name a folder.")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if mark not in found and any(not name.startswith(PASSING) for name in found):
+        raise UserError(
+            f"{folder} is not empty and holds no {what} (no {mark}).",
+            "Use another --workdir; nothing in it was touched.",
+        )
