@@ -41,7 +41,7 @@ def main(_: list[str]) -> None:
     from pintern.remote import local_folder
     from pintern.training.variation import members_of, parse_variation, spread_over_seeds, table
 
-    workdir = local_folder(WORKDIR.value)
+    workdir = local_folder(WORKDIR.value, "members", "population")
     config = cli.config_from_flags()
     vary = parse_variation(config, VARY.value) or _variation_of_file()
     members = members_of(config, vary)

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from pintern.distributed import any_of, from_first, is_first
 from pintern.errors import UserError
+from pintern.folders import check_folder
 from pintern.shared_folder import check_shared
 
 # A run's later checkpoints rest on its teacher and stages: these are pushed first.
@@ -39,17 +40,23 @@ def is_remote(name: str) -> bool:
     return "://" in name
 
 
-def local_folder(name: str) -> Path:
+def local_folder(name: str, mark: str, what: str) -> Path:
     """A folder that has to be on a file system, since several processes or runs share it.
 
+    Args:
+      name: by `--workdir`.
+      mark: what lies in it, once it is the command's own.
+      what: it is then.
+
     Raises:
-      UserError: it is a URL.
+      UserError: it is a URL, or holds something else.
     """
     if is_remote(name):
         raise UserError(
             f"--workdir={name} is in an object store, which has no locks; this command needs them.",
             "Give a local or shared folder; `gs://` and `s3://` are for single runs.",
         )
+    check_folder(Path(name), mark, what)
     return Path(name)
 
 

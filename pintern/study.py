@@ -38,7 +38,8 @@ def main(_: list[str]) -> None:
     from pintern.remote import local_folder
     from pintern.studies.load import load_study
 
-    study, workdir = load_study(STUDY.value), local_folder(WORKDIR.value)
+    study = load_study(STUDY.value)
+    workdir = local_folder(WORKDIR.value, "study.json", "study")
     if LIST.value:
         from pintern.studies.folder import states
 

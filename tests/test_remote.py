@@ -210,13 +210,29 @@ def test_an_error_is_told_though_the_store_refuses_what_there_is(tmp_path, capsy
     assert "can't be written" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("module", ["population", "study"])
+# Commands whose folder several processes or runs share, and the flags they can't do without.
+SHARED = {
+    "pintern.population": (),
+    "pintern.study": ("--study=experiments/studies/diagnostics.py", "--list"),
+    "experiments.company.quickstart": (),
+}
+
+
+@pytest.mark.parametrize("module", SHARED)
 def test_what_needs_locks_takes_no_store(module):
-    given = {"population": (), "study": ("--study=experiments/studies/diagnostics.py",)}[module]
-    code, _, err = tiny.run("-m", f"pintern.{module}", "--workdir=memory://bucket/x", *given)
+    code, _, err = tiny.run("-m", module, "--workdir=memory://bucket/x", *SHARED[module])
     assert code == 2, err
     assert "object store, which has no locks" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("module", SHARED)
+def test_a_folder_of_somebody_elses_is_left_alone(module, tmp_path):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    code, _, err = tiny.run("-m", module, f"--workdir={tmp_path}", *SHARED[module])
+    assert code == 2, err
+    assert "not empty and holds no" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
 @pytest.mark.slow

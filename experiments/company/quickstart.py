@@ -9,7 +9,6 @@ HTML report. Run it again after an interruption and it goes on where it was.
 import resource
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
@@ -25,11 +24,12 @@ def main(_: list[str]) -> None:
     """Runs all arms and prints the table."""
     from experiments.company.arms import CACHED, FULL, OURS, company_arms
     from pintern.arms import run_arms, summary_of, time_arms, write_report
+    from pintern.remote import local_folder
     from pintern.report.accounting import PriceList
     from pintern.report.table import print_table, render_table
 
     began = time.monotonic()
-    workdir = Path(WORKDIR.value)
+    workdir = local_folder(WORKDIR.value, "arms", "quickstart")
     measured = run_arms(company_arms(SEED.value), workdir)
     summary = summary_of(
         measured,
