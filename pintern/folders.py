@@ -6,9 +6,9 @@ from pathlib import Path
 
 from pintern.errors import UserError
 
-# Begins the name of a file that says nothing of whose the folder is: it is there for a moment, or
-# since a kill.
+# Begins the names of files that say nothing of whose a folder is: of a moment, or left by a kill.
 PASSING = ".pintern-"
+LOCK = f"{PASSING}lock"  # whoever trains in the folder holds it
 
 
 def check_folder(folder: Path, mark: str, what: str) -> None:

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pintern.distributed import any_of, from_first, is_first
 from pintern.errors import UserError
-from pintern.folders import check_folder
+from pintern.folders import PASSING, check_folder
 from pintern.shared_folder import check_shared
 
 # A run's later checkpoints rest on its teacher and stages: these are pushed first.
@@ -175,7 +175,8 @@ class Mirror:
         with self._told("written"):
             for path in sorted(self.local.rglob("*")):
                 name = path.relative_to(self.local)
-                if path.is_file() and name.parts[0] not in _KEPT and path.suffix != ".tmp":
+                passing = path.suffix == ".tmp" or path.name.startswith(PASSING)
+                if path.is_file() and name.parts[0] not in _KEPT and not passing:
                     self._push_file(path, name)
             for name in checkpoints:
                 if name not in self._pushed:

@@ -18,6 +18,7 @@ import pytest
 import tiny
 
 from pintern.errors import UserError
+from pintern.folders import LOCK
 from pintern.remote import Mirror, local_workdir
 
 
@@ -86,6 +87,7 @@ def test_what_one_process_leaves_the_next_one_finds(url):
         (run / "config.json").write_text("{}")
         (run / "metrics.jsonl").write_text("one\n")
         (run / "metrics.jsonl.tmp").write_text("half")
+        (run / LOCK).write_text("1 on here")
         (run / "checkpoints" / "6.orbax-checkpoint-tmp").mkdir()
         (run / "checkpoints" / "6.orbax-checkpoint-tmp" / "data").write_text("half")
     assert names(url) == {

@@ -11,11 +11,11 @@ import time
 import pytest
 
 from pintern.errors import UserError
+from pintern.locks import owner, try_lock
 from pintern.studies import runner
 from pintern.studies.folder import states
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
-from pintern.studies.locks import owner, try_lock
 from pintern.studies.report import write_report
 from pintern.studies.runner import run_study
 from pintern.studies.study import Row, Study, cells_of

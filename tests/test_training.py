@@ -15,6 +15,7 @@ import tiny
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState, Stage
 from pintern.errors import UserError
+from pintern.folders import LOCK
 from pintern.training.checkpoint import Checkpoints, checkpoint_steps
 from pintern.training.data import TrainingData
 from pintern.training.loop import load_data, train
@@ -50,6 +51,7 @@ def test_a_run_writes_what_it_promises():
         "metrics.jsonl",
         "timings.jsonl",
         "tensorboard",
+        LOCK,
     }
     rows = tiny.lines(run / "metrics.jsonl")
     assert [row["step"] for row in rows] == list(range(8))

@@ -1,16 +1,27 @@
 """What a run's folder may be resumed with, and how a change is noted."""
 
 import dataclasses
+import errno
 import json
+import os
 
 import pytest
 import tiny
 
 from pintern.config import from_json, to_json
 from pintern.errors import UserError
+from pintern.folders import LOCK
+from pintern.locks import try_lock
 from pintern.training.checkpoint import remove_checkpoint
 from pintern.training.loop import train
-from pintern.training.workdir import check_base, claim, read_config, record_changes
+from pintern.training.population import train_population
+from pintern.training.workdir import (
+    check_base,
+    claim,
+    only_training,
+    read_config,
+    record_changes,
+)
 
 
 @pytest.fixture
@@ -20,6 +31,32 @@ def run(tmp_path):
     claim(folder, tiny.config())
     check_base(folder, tiny.parts().checkpoint)
     return folder
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_one_training_at_a_time_has_a_folder(tmp_path, together):
+    config, run = tiny.config(adapter__targets=(), adapter__soft_prompt=2), tmp_path / "run"
+
+    def begin():
+        return train_population([config], [run]) if together else train(config, run)
+
+    who = rf"being trained by another process \({os.getpid()} on {os.uname().nodename}\)"
+    with only_training(run):
+        with pytest.raises(UserError, match=who):
+            begin()
+        assert [path.name for path in run.iterdir()] == [LOCK]
+    claim(run, config)  # it's free again, and the lock's file says nothing of whose it is
+
+
+def test_a_folder_where_nothing_can_be_locked_is_trained_in(tmp_path, monkeypatch, capsys):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with only_training(tmp_path / "run"):
+        assert "can't be locked: No locks available" in capsys.readouterr().err
+    with pytest.raises(UserError, match="can't be locked"), try_lock(tmp_path / "cell"):
+        pass
 
 
 def changes(run):

@@ -11,8 +11,8 @@ from pintern.config import differences
 from pintern.errors import UserError
 from pintern.files import write_atomically
 from pintern.folders import check_folder
+from pintern.locks import owner, try_lock
 from pintern.studies.ledger import Ledger, Line
-from pintern.studies.locks import owner, try_lock
 from pintern.studies.study import Cell, Study, cells_of
 from pintern.training.workdir import read_config, read_record
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pintern.files import write_atomically
-from pintern.studies.locks import lock
+from pintern.locks import lock
 
 SCHEMA = 1
 

@@ -14,6 +14,7 @@ import numpy as np
 from pintern.config import differences
 from pintern.errors import UserError
 from pintern.files import write_atomically
+from pintern.locks import lock
 from pintern.report import study_plots as plots
 from pintern.report.study_page import Part, write_study_page
 from pintern.studies import tables
@@ -21,7 +22,6 @@ from pintern.studies.across import across_tasks, transfers_of
 from pintern.studies.folder import finished_lines, folder_of
 from pintern.studies.ledger import Ledger
 from pintern.studies.line import versions
-from pintern.studies.locks import lock
 from pintern.studies.results import Result, dig, read_predictions, results_of
 from pintern.studies.study import Cell, Lines, Study, cells_of, slug
 

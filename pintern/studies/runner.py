@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pintern.arms import StoppedError, run_arm
 from pintern.errors import UserError
+from pintern.locks import try_lock
 from pintern.studies.folder import claim_study, folder_of, lock_of, select, set_aside
 from pintern.studies.ledger import Ledger, Line
 from pintern.studies.line import line_of
-from pintern.studies.locks import try_lock
 from pintern.studies.study import Cell, Done, Study, cells_of
 from pintern.studies.together import companions
 from pintern.training.population import train_population

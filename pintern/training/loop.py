@@ -45,7 +45,7 @@ from pintern.training.teacher import (
     check_distillation,
     first_stage_teacher,
 )
-from pintern.training.workdir import check_base, claim, record_changes
+from pintern.training.workdir import check_base, claim, only_training, record_changes
 
 
 def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] = ()) -> bool:
@@ -71,6 +71,11 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
       UserError: see the callees; also a config that trains nothing, or a loss that is not finite.
     """
     check_trains(config)
+    with only_training(workdir):
+        return _train(config, workdir, allow_changed)
+
+
+def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) -> bool:
     # ── the run and its parts ──
     on_request = "config" in allow_changed
     resumed = agree(

@@ -68,7 +68,7 @@ from pintern.training.stacking import (
 from pintern.training.stages import forget_later, keep_stage
 from pintern.training.step import Teacher, TrainState, learning_rate, make_optimizer, reset_moments
 from pintern.training.teacher import base_teacher, first_stage_teacher
-from pintern.training.workdir import claim
+from pintern.training.workdir import claim, only_training
 
 
 def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) -> list[Outcome]:
@@ -95,12 +95,10 @@ def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) ->
         )
     for config in configs:
         check_trains(validate(config))
-    resumed = [claim(path, config) for config, path in zip(configs, workdirs, strict=True)]
-    group = select_group(configs, workdirs)
-    if group:
-        _train(
-            [configs[i] for i in group], [workdirs[i] for i in group], [resumed[i] for i in group]
-        )
+    with only_training(*workdirs):
+        resumed = [claim(path, config) for config, path in zip(configs, workdirs, strict=True)]
+        if group := select_group(configs, workdirs):
+            _train(*([each[i] for i in group] for each in (configs, workdirs, resumed)))
     return [outcome_of(*each) for each in zip(configs, workdirs, strict=True)]
 
 

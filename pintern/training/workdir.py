@@ -7,15 +7,19 @@ tensorboard/  eval/
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from pintern.config import differences, from_json, to_json
+from pintern.distributed import from_first
 from pintern.errors import UserError
 from pintern.files import write_atomically, writing
-from pintern.folders import check_folder
+from pintern.folders import LOCK, check_folder
+from pintern.locks import last_owner, try_lock
 from pintern.models.checkpoint_files import read_object
 from pintern.models.load import Checkpoint
 
@@ -47,6 +51,30 @@ CHANGES = "changes.jsonl"
 _GROUPS = ("model", "task", "train")
 
 
+@contextmanager
+def only_training(*workdirs: Path) -> Iterator[None]:
+    """Keeps every other training out of these folders while this one lasts.
+
+    Several processes of one run enter together, and the first one holds the locks for all.
+
+    Raises:
+      UserError: another training has one of them, or it is no run's.
+    """
+    with ExitStack() as held:
+        from_first(lambda: [_hold(workdir, held) for workdir in workdirs])
+        yield
+
+
+def _hold(workdir: Path, held: ExitStack) -> None:
+    _check_ours(workdir)
+    path = workdir / LOCK
+    if not held.enter_context(try_lock(path, needed=False)):
+        raise UserError(
+            f"{workdir} is being trained by another process ({last_owner(path)}).",
+            "Wait for its end, stop it, or use another --workdir.",
+        )
+
+
 def claim(
     workdir: Path, config: ConfigDict, *, free: bool = False, on_request: bool = False
 ) -> bool:
@@ -62,20 +90,24 @@ def claim(
     Raises:
       UserError: the folder holds a run of another config, or files that are not a run's.
     """
-    check_folder(workdir, "config.json", "run")
+    _check_ours(workdir)
     path = workdir / "config.json"
     # A run that ended before its base was recorded has trained nothing: a wrong path, say.
     if path.exists() and (workdir / "base.json").exists():
         _check_changes(workdir, config, free=free, on_request=on_request)
         return True
-    if path.exists():
-        read_config(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be written: {error.strerror}.") from error
     write_atomically(path, to_json(config))
     return False
+
+
+def _check_ours(workdir: Path) -> None:
+    check_folder(workdir, "config.json", "run")
+    if (workdir / "config.json").exists():
+        read_config(workdir)
 
 
 def check_config(workdir: Path, config: ConfigDict, *, besides: tuple[str, ...] = ()) -> None:
