@@ -9,6 +9,8 @@ from pintern.errors import UserError
 # Begins the names of files that say nothing of whose a folder is: of a moment, or left by a kill.
 PASSING = ".pintern-"
 LOCK = f"{PASSING}lock"  # whoever trains in the folder holds it
+# A run's folders of checkpoints; its later ones rest on its teacher and stages.
+CHECKPOINTS = ("teacher", "stages", "checkpoints")
 
 
 def check_folder(folder: Path, mark: str, what: str) -> None:

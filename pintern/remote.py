@@ -25,11 +25,9 @@ from pathlib import Path
 
 from pintern.distributed import any_of, from_first, is_first
 from pintern.errors import UserError
-from pintern.folders import PASSING, check_folder
+from pintern.folders import CHECKPOINTS, PASSING, check_folder
 from pintern.shared_folder import check_shared
 
-# A run's later checkpoints rest on its teacher and stages: these are pushed first.
-_KEPT = ("teacher", "stages", "checkpoints")
 _WHOLE = ".whole"
 _POLL_SECONDS = 1.0
 _DRIVERS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "s3a": "s3fs"}
@@ -169,14 +167,18 @@ class Mirror:
         """Copies to the store what it lacks; see the module for the order.
 
         Args:
-          removes: also remove checkpoints there that are not here any more.
+          removes: also remove there what is not here any more: of files those of a run that was
+            set aside, before any of the next one's.
         """
         checkpoints = self._checkpoints()  # first: the files below then hold all of their steps
         with self._told("written"):
+            for name in [name for name in self._pushed if _checkpoint_of(name) is None]:
+                if removes and not (self.local / name).exists():
+                    self._remove(name)
             for path in sorted(self.local.rglob("*")):
                 name = path.relative_to(self.local)
                 passing = path.suffix == ".tmp" or path.name.startswith(PASSING)
-                if path.is_file() and name.parts[0] not in _KEPT and not passing:
+                if path.is_file() and name.parts[0] not in CHECKPOINTS and not passing:
                     self._push_file(path, name)
             for name in checkpoints:
                 if name not in self._pushed:
@@ -202,7 +204,7 @@ class Mirror:
     def _checkpoints(self) -> list[Path]:
         return [
             path.relative_to(self.local)
-            for kind in _KEPT
+            for kind in CHECKPOINTS
             for path in sorted((self.local / kind).glob("*"))
             if path.name.isdigit()
         ]
@@ -256,7 +258,7 @@ class Mirror:
 def _checkpoint_of(name: Path) -> Path | None:
     """The checkpoint's folder that a file of a run belongs to, if it does."""
     parts = name.parts
-    if len(parts) >= 2 and parts[0] in _KEPT and parts[1].isdigit():
+    if len(parts) >= 2 and parts[0] in CHECKPOINTS and parts[1].isdigit():
         return Path(*parts[:2])
     return None
 

@@ -118,6 +118,22 @@ def test_what_one_process_leaves_the_next_one_finds(url):
     assert not run.exists()
 
 
+def test_what_a_run_set_aside_is_gone_from_the_store_too(url):
+    with local_workdir(url, trains=True) as run:
+        checkpoint(run, 0)
+        (run / "teacher.jsonl").write_text("answers")
+    with local_workdir(url) as run:  # a reader removes nothing
+        (run / "teacher.jsonl").unlink()
+    with local_workdir(url, trains=True) as run:
+        (run / "replaced" / "1").mkdir(parents=True)
+        for name in ("teacher.jsonl", "checkpoints"):
+            (run / name).rename(run / "replaced" / "1" / name)
+    assert names(url) == {
+        "replaced/1/teacher.jsonl",
+        "replaced/1/checkpoints/0/state/data",
+    }
+
+
 def test_an_upload_that_was_cut_short_counts_for_nothing(url, tmp_path):
     store, root = fsspec.core.url_to_fs(url)
     with local_workdir(url, trains=True) as run:

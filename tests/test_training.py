@@ -19,10 +19,11 @@ from pintern.folders import LOCK
 from pintern.training.checkpoint import Checkpoints, checkpoint_steps
 from pintern.training.data import TrainingData
 from pintern.training.loop import load_data, train
+from pintern.training.record import JsonLines
 from pintern.training.restore import restore_run
 from pintern.training.stages import forget_later
 from pintern.training.step import TrainState, make_optimizer
-from pintern.training.workdir import JsonLines, check_base, claim, read_config
+from pintern.training.workdir import check_base, claim, read_config
 
 
 def contents(folder):

@@ -156,3 +156,52 @@ def test_a_run_goes_on_with_what_was_allowed(tmp_path):
         {"step": 6, "changed": ["checkpoint.every: 2 → 1"]},
         {"step": 8, "changed": ["train.steps: 8 → 9"]},
     ]
+
+
+@pytest.mark.parametrize("left", [(), ("checkpoints/0/x", "metrics.jsonl", "diverged.json")])
+def test_a_start_that_came_to_nothing_is_set_aside_for_another_config(run, left, capsys):
+    (run / "prompts").mkdir()
+    for name, text in {"prompts/template-0.50.txt": "edited", "teacher.jsonl": "answers"}.items():
+        (run / name).write_text(text)
+    for name in left:
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).touch()
+    config = tiny.config(adapter__rank=4)
+    with pytest.raises(UserError, match=r"adapter\.rank: 2 → 4"):
+        claim(run, config)  # somebody may be training in it
+    assert claim(run, tiny.config(name="other"), free=True, alone=True)
+    assert not claim(run, config, free=True, alone=True)
+    assert read_config(run) == config
+    aside = run / "replaced" / "1"
+    assert {path.name for path in run.iterdir()} == {"config.json", "replaced"}
+    assert str(aside) in capsys.readouterr().out
+    assert (aside / "prompts" / "template-0.50.txt").read_text() == "edited"
+    assert (aside / "teacher.jsonl").read_text() == "answers"
+    assert read_config(aside) == tiny.config()
+    # What a kill left in the middle of it goes the same way.
+    (run / "teacher.jsonl").write_text("of the first config")
+    assert not claim(run, config, alone=True)
+    assert (run / "replaced" / "2" / "teacher.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "made", ["checkpoints/2/x", "stages/4/x", "teacher/4/x", "eval/base/x", "metrics.jsonl"]
+)
+@pytest.mark.parametrize("recorded", [True, False])
+def test_what_was_trained_or_scored_is_never_set_aside(run, made, recorded):
+    (run / made).parent.mkdir(parents=True, exist_ok=True)
+    (run / made).write_text("{}\n")
+    if not recorded:
+        (run / "base.json").unlink()
+    with pytest.raises(UserError, match=r"adapter\.rank: 2 → 4"):
+        claim(run, tiny.config(adapter__rank=4), free=True, alone=True)
+    assert claim(run, tiny.config(), free=True, alone=True)
+    assert read_config(run) == tiny.config()
+
+
+def test_a_mistake_in_the_adapter_is_told_before_the_folder_is_the_runs(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match="'foo' matches no linear module"):
+        train(tiny.config(adapter__targets=("foo",)), run)
+    assert {path.name for path in run.iterdir()} == {"config.json", LOCK}
+    assert not claim(run, tiny.config(), alone=True)

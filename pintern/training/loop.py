@@ -79,12 +79,15 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
     # ── the run and its parts ──
     on_request = "config" in allow_changed
     resumed = agree(
-        first_before_others(lambda: claim(workdir, config, free=True, on_request=on_request))
+        first_before_others(
+            lambda: claim(workdir, config, free=True, on_request=on_request, alone=True)
+        )
     )
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_rows(parts)
+    adapter = new_adapter(parts)
     may_change = "base" in allow_changed
     first_before_others(lambda: check_base(workdir, parts.checkpoint, may_change=may_change))
     from_first(lambda: parts.prompts.write(workdir / "prompts"))
@@ -102,7 +105,6 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
 
     # ── state ──
     optimizer = make_optimizer(config.train)
-    adapter = new_adapter(parts)
     state = TrainState(adapter, optimizer.init(adapter))
     mesh = mesh_of(parts.checkpoint.decoder.embedding[...])
     laid = state_shardings(mesh, optimizer, state)

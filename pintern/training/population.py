@@ -96,7 +96,7 @@ def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) ->
     for config in configs:
         check_trains(validate(config))
     with only_training(*workdirs):
-        resumed = [claim(path, config) for config, path in zip(configs, workdirs, strict=True)]
+        resumed = [claim(*each, alone=True) for each in zip(workdirs, configs, strict=True)]
         if group := select_group(configs, workdirs):
             _train(*([each[i] for i in group] for each in (configs, workdirs, resumed)))
     return [outcome_of(*each) for each in zip(configs, workdirs, strict=True)]

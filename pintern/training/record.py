@@ -7,15 +7,15 @@ processes the first one writes.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 from typing import Any
 
 from pintern.distributed import is_first
-from pintern.files import writing
+from pintern.files import write_atomically, writing
 from pintern.training.programs import Programs
-from pintern.training.workdir import JsonLines
 
 _SHOWN = ("loss", "kl", "grad_norm", "learning_rate", "keep_rate", "shots", "prompt_tokens")
 _FLUSH_SECONDS = 30
@@ -131,3 +131,38 @@ class Board:
         if self._first_step:
             start = SessionLog(status=SessionLog.START)
             self._file.write_event(Event(step=self._first_step, session_log=start))
+
+
+class JsonLines:
+    """A file of one JSON object a line, cut back to a step when a run resumes.
+
+    Args:
+      path: the file.
+      before: keep only lines whose `step` is smaller.
+    """
+
+    def __init__(self, path: Path, *, before: int):
+        kept = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # the line that a kill cut short, and nothing is behind it
+                if row["step"] < before:
+                    kept.append(line)
+        write_atomically(path, "".join(f"{line}\n" for line in kept))
+        self._path = path
+        with writing(path):
+            self._file = path.open("ab", buffering=0)
+
+    def write(self, **row: Any) -> None:
+        """Appends a line and hands it to the system."""
+        left = (json.dumps(row) + "\n").encode()
+        with writing(self._path):
+            while left:  # a disk that is nearly full takes a part
+                left = left[self._file.write(left) :]
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

@@ -46,9 +46,11 @@ def watch(
     parts = config = None
     while not signals.end.is_set():
         last_look = signals.training_ended  # before the look: a checkpoint may come in between
-        if config is None and (config := _config_of(workdir)) is not None:
+        steps = checkpoint_steps(workdir / "checkpoints")
+        # What a run was begun with may be another's, as long as it has nothing to score.
+        if steps and config is None:
+            config = read_config(workdir)
             prepare(config)
-        steps = checkpoint_steps(workdir / "checkpoints") if config is not None else []
         names = {step: name_of(config, step) for step in steps if step not in left_out}
         todo = [step for step, name in names.items() if not _scored(workdir, name)]
         if todo:
@@ -66,13 +68,6 @@ def watch(
         else:
             signals.end.wait(poll)
     return False
-
-
-def _config_of(workdir: Path) -> ConfigDict | None:
-    # The run claims its folder before it has anything to score; only then its config is final.
-    if not (workdir / "config.json").exists() or not (workdir / "base.json").exists():
-        return None
-    return read_config(workdir)
 
 
 def _scored(workdir: Path, name: str) -> bool:

@@ -7,6 +7,7 @@ tensorboard/  eval/
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,10 +19,11 @@ from pintern.config import differences, from_json, to_json
 from pintern.distributed import from_first
 from pintern.errors import UserError
 from pintern.files import write_atomically, writing
-from pintern.folders import LOCK, check_folder
+from pintern.folders import CHECKPOINTS, LOCK, check_folder
 from pintern.locks import last_owner, try_lock
 from pintern.models.checkpoint_files import read_object
 from pintern.models.load import Checkpoint
+from pintern.training.checkpoint import checkpoint_steps
 
 # What says how often a run writes, and nothing of what it comes to: it may always change.
 FREE = ("name:", "checkpoint.every:", "checkpoint.minutes:", "checkpoint.keep:", "train.log_every:")
@@ -49,6 +51,19 @@ _ON_REQUEST = (
 CHANGES = "changes.jsonl"
 # A model's folder has a config.json too. No config was ever without these.
 _GROUPS = ("model", "task", "train")
+# What a run has in its folder before it has trained anything, besides its config.
+_LEFT = (
+    "base.json",
+    "population.json",
+    "diverged.json",
+    CHANGES,
+    "prompts",
+    "teacher.jsonl",
+    *CHECKPOINTS,
+    "metrics.jsonl",
+    "timings.jsonl",
+    "tensorboard",
+)
 
 
 @contextmanager
@@ -76,7 +91,12 @@ def _hold(workdir: Path, held: ExitStack) -> None:
 
 
 def claim(
-    workdir: Path, config: ConfigDict, *, free: bool = False, on_request: bool = False
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    free: bool = False,
+    on_request: bool = False,
+    alone: bool = False,
 ) -> bool:
     """Makes the folder this run's own; True if the run is there already and is to be resumed.
 
@@ -86,22 +106,57 @@ def claim(
       free: fields that leave the result as it is may differ from those of the run that is there;
         `record_changes` is called once it is known to go on.
       on_request: so may those that lead to another result and can change in mid-run.
+      alone: nobody else works in the folder (`only_training`), so that a run of another config may
+        be set aside if it came to nothing.
 
     Raises:
       UserError: the folder holds a run of another config, or files that are not a run's.
     """
     _check_ours(workdir)
-    path = workdir / "config.json"
-    # A run that ended before its base was recorded has trained nothing: a wrong path, say.
-    if path.exists() and (workdir / "base.json").exists():
-        _check_changes(workdir, config, free=free, on_request=on_request)
-        return True
+    path, text = workdir / "config.json", to_json(config)
+    nothing = came_to_nothing(workdir)
+    if path.exists():
+        # A run that ended before its base was recorded has trained nothing: a wrong path, say.
+        if (workdir / "base.json").exists() or not nothing:
+            try:
+                _check_changes(workdir, config, free=free, on_request=on_request)
+                return True
+            except UserError:
+                if not (alone and nothing):
+                    raise
+        _set_aside(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be written: {error.strerror}.") from error
-    write_atomically(path, to_json(config))
+    if not path.exists() or path.read_text() != text:  # else another process of this run was here
+        write_atomically(path, text)
     return False
+
+
+def came_to_nothing(workdir: Path) -> bool:
+    """Whether a run has neither a step that is saved or written down nor an evaluation."""
+    metrics = workdir / "metrics.jsonl"
+    trained = metrics.exists() and metrics.stat().st_size > 0
+    # A run that is stopped before its first step saves what it begins with, as step 0.
+    saved = any(max(checkpoint_steps(workdir / kind), default=0) > 0 for kind in CHECKPOINTS)
+    return not (trained or saved or (workdir / "eval").exists())
+
+
+def _set_aside(workdir: Path) -> None:
+    """Moves what such a run has left to `replaced/`: its prompts may have been edited by hand."""
+    # Without base.json, which is first, the folder is anybody's: a kill may come in between.
+    left = [name for name in _LEFT if (workdir / name).exists()]
+    if not left:
+        return
+    place = workdir / "replaced"
+    place = place / str(1 + (sum(1 for _ in place.iterdir()) if place.exists() else 0))
+    with writing(place):
+        place.mkdir(parents=True)
+        shutil.copy(workdir / "config.json", place)
+        for name in left:
+            (workdir / name).rename(place / name)
+    print(f"Nothing came of the run that {workdir} was begun with; it lies in {place}.")
 
 
 def _check_ours(workdir: Path) -> None:
@@ -222,38 +277,3 @@ def read_record(path: Path, *names: str) -> dict[str, Any]:
             "Use another --workdir; nothing in it was touched.",
         )
     return found
-
-
-class JsonLines:
-    """A file of one JSON object a line, cut back to a step when a run resumes.
-
-    Args:
-      path: the file.
-      before: keep only lines whose `step` is smaller.
-    """
-
-    def __init__(self, path: Path, *, before: int):
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the line that a kill cut short, and nothing is behind it
-                if row["step"] < before:
-                    kept.append(line)
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
-        self._path = path
-        with writing(path):
-            self._file = path.open("ab", buffering=0)
-
-    def write(self, **row: Any) -> None:
-        """Appends a line and hands it to the system."""
-        left = (json.dumps(row) + "\n").encode()
-        with writing(self._path):
-            while left:  # a disk that is nearly full takes a part
-                left = left[self._file.write(left) :]
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._file.close()
