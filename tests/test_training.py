@@ -47,6 +47,7 @@ def test_a_run_writes_what_it_promises():
     assert {p.name for p in run.iterdir()} == {
         "config.json",
         "base.json",
+        "examples.json",
         "prompts",
         "checkpoints",
         "metrics.jsonl",

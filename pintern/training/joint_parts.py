@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, assemble, load_base
 from pintern.errors import UserError
+from pintern.training.examples import check_examples
 from pintern.training.lengths import check_lengths
 from pintern.training.teacher import check_distillation
 from pintern.training.workdir import check_base
@@ -28,7 +29,7 @@ def assemble_members(
 
     Raises:
       UserError: prompts that are too long or differ between members, a teacher that can't be had,
-        or a folder of another base.
+        or a folder of another base or of other examples.
     """
     # Where members are batched, cuDNN's attention takes no mask.
     shared = load_base(configs[0], attention="xla")
@@ -53,6 +54,7 @@ def assemble_members(
         made.append(parts)
     for parts, workdir in zip(made, workdirs, strict=True):  # now that nothing is refused
         check_base(workdir, parts.checkpoint)
+        check_examples(workdir, parts)
         parts.prompts.write(workdir / "prompts")
     if not any(resumed):
         print(made[0].prompts.schedule_table())

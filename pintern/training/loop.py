@@ -22,6 +22,7 @@ from pintern.progress import Progress
 from pintern.training.batches import Shape, widths_of_level
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
+from pintern.training.examples import check_examples
 from pintern.training.lengths import check_lengths
 from pintern.training.placement import abstract_batch, place, place_batch, state_shardings
 from pintern.training.probe import probe_score
@@ -52,7 +53,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     """Trains, or resumes, the run of a config in its folder.
 
     A run is resumed by these steps, in this order:
-      1. the folder's config.json and base.json are compared with what is given;
+      1. the folder's config, base and digest of examples are compared with what is given;
       2. templates, retrieved examples and the teacher's answers are read back or made again alike;
       3. adapter, optimizer and curriculum state come from the latest checkpoint;
       4. metrics.jsonl is cut back to that step;
@@ -90,6 +91,7 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
     adapter = new_adapter(parts)
     may_change = "base" in allow_changed
     first_before_others(lambda: check_base(workdir, parts.checkpoint, may_change=may_change))
+    first_before_others(lambda: check_examples(workdir, parts))
     from_first(lambda: parts.prompts.write(workdir / "prompts"))
     if not resumed and is_first():
         print(parts.prompts.schedule_table())

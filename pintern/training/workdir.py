@@ -1,7 +1,7 @@
 """A run's folder: claimed by one config and one base, and read back by them alone.
 
-config.json  base.json  changes.jsonl  prompts/  checkpoints/  metrics.jsonl  timings.jsonl
-tensorboard/  eval/
+config.json  base.json  examples.json  changes.jsonl  prompts/  checkpoints/  metrics.jsonl
+timings.jsonl  tensorboard/  eval/
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ _ON_REQUEST = (
     "model.attention:",
     "model.unroll:",
 )
-CHANGES = "changes.jsonl"
+CHANGES, EXAMPLES = "changes.jsonl", "examples.json"
 # A model's folder has a config.json too. No config was ever without these.
 _GROUPS = ("model", "task", "train")
-# What a run has in its folder before it has trained anything, besides its config.
+# What a run has in its folder before it has trained anything, besides its config. Without
+# base.json, which is first, the folder is anybody's: a kill may come as these are moved.
 _LEFT = (
     "base.json",
+    EXAMPLES,
     "population.json",
     "diverged.json",
     CHANGES,
@@ -124,7 +126,7 @@ def claim(
             except UserError:
                 if not (alone and nothing):
                     raise
-        _set_aside(workdir)
+        set_aside(workdir, *_LEFT)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -143,10 +145,9 @@ def came_to_nothing(workdir: Path) -> bool:
     return not (trained or saved or (workdir / "eval").exists())
 
 
-def _set_aside(workdir: Path) -> None:
+def set_aside(workdir: Path, *names: str) -> None:
     """Moves what such a run has left to `replaced/`: its prompts may have been edited by hand."""
-    # Without base.json, which is first, the folder is anybody's: a kill may come in between.
-    left = [name for name in _LEFT if (workdir / name).exists()]
+    left = [name for name in names if (workdir / name).exists()]
     if not left:
         return
     place = workdir / "replaced"

@@ -1,0 +1,97 @@
+"""A run is resumed with the examples that it was begun with."""
+
+import dataclasses
+import json
+
+import pytest
+import tiny
+
+from pintern.errors import UserError
+from pintern.training.checkpoint import remove_checkpoint
+from pintern.training.examples import check_examples
+from pintern.training.joint_parts import assemble_members
+from pintern.training.loop import train
+from pintern.training.restore import restore_run
+from pintern.training.workdir import check_base, claim, read_config
+
+TAUGHT = {"distill__weight": 0.5, "distill__unlabelled": 4}
+
+
+def parts_with(config=None, **changes):
+    parts = tiny.parts()
+    task = dataclasses.replace(parts.prompts.task, **changes)
+    prompts = dataclasses.replace(parts.prompts, task=task)
+    return dataclasses.replace(parts, config=config or parts.config, prompts=prompts)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A folder with a run of two steps, which saw the log's queries too."""
+    folder, config = tmp_path / "run", tiny.config(**TAUGHT)
+    claim(folder, config)
+    check_base(folder, tiny.parts().checkpoint)
+    check_examples(folder, parts_with(config))
+    (folder / "checkpoints" / "2").mkdir(parents=True)
+    return folder
+
+
+PAIRS, QUERIES = tiny.parts().prompts.task.train, tiny.parts().prompts.task.unlabelled
+OTHERS = {
+    "fewer": (24, {"train": PAIRS[:20]}, "20 with digest"),
+    "another order": (24, {"train": PAIRS[::-1]}, "24 with digest"),
+    "another answer": (
+        24,
+        {"train": (dataclasses.replace(PAIRS[0], completion="x"), *PAIRS[1:])},
+        "labelled pairs",
+    ),
+    "another log": (8, {"unlabelled": (*QUERIES[1:], "Where?")}, "queries of the log"),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_other_examples_are_refused(run, other):
+    count, changes, said = OTHERS[other]
+    config, before = tiny.config(**TAUGHT), (run / "examples.json").read_bytes()
+    check_examples(run, parts_with(config))
+    with pytest.raises(UserError, match=f"{count} with digest .*not ") as raised:
+        check_examples(run, parts_with(config, **changes))
+    assert said in str(raised.value)
+    assert (run / "examples.json").read_bytes() == before
+
+
+def test_what_a_run_does_not_learn_from_may_change(run):
+    (run / "examples.json").unlink()
+    check_examples(run, parts_with())  # an older run: its record begins now
+    named = tuple(dataclasses.replace(pair, id=f"new-{i}") for i, pair in enumerate(PAIRS))
+    check_examples(run, parts_with(train=named, unlabelled=QUERIES[:3], test=PAIRS[:1]))
+    with pytest.raises(UserError, match="labelled pairs"):
+        check_examples(run, parts_with(train=PAIRS[:3]))
+
+
+def test_where_nothing_came_of_a_run_its_data_may_be_mended(run):
+    (run / "checkpoints" / "2").rmdir()
+    (run / "teacher.jsonl").write_text("answers to the old queries")
+    mended = parts_with(tiny.config(**TAUGHT), train=PAIRS[:20])
+    check_examples(run, mended)
+    assert not (run / "teacher.jsonl").exists()
+    assert json.loads((run / "examples.json").read_text())["labelled pairs"]["count"] == 20
+    check_examples(run, mended)
+
+
+def test_a_changed_file_stops_training_and_no_evaluation(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    remove_checkpoint(run / "checkpoints", 8)
+    data, metrics = tmp_path / "train.jsonl", (run / "metrics.jsonl").read_bytes()
+    config = read_config(run)
+    lines = (tiny.task() / "train.jsonl").read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[:20]))
+    config.task.train = str(data)
+    (run / "config.json").write_text(config.to_json())
+    with pytest.raises(UserError, match=r"trained on other labelled pairs .* 24 .* not 20 with"):
+        train(config, run)
+    with pytest.raises(UserError, match=r"trained on other labelled pairs .* 24 .* not 20 with"):
+        assemble_members([config], [run], [True])
+    assert (run / "metrics.jsonl").read_bytes() == metrics
+    assert restore_run(run, config)[2] == 6
+    data.write_text("".join(lines))
+    assert train(config, run)
