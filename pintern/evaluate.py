@@ -5,7 +5,8 @@
 
 By default the prompt is what the config says for inference: the query alone. `--base` switches the
 adapter off, and `--keep_rate=1 --shots=2` puts the prompt back, so that in-context learning is
-measured by the same code. Predictions and scores go to eval/<step>/ in the run's folder.
+measured by the same code. Predictions and scores go to eval/<step>/ in the run's folder; what is
+scored otherwise than the run's config says goes beside it, under a name that tells how.
 
 `--samples=20 --temperature=0.8` draws several answers to each example; their scores are averaged,
 and for right-or-wrong metrics pass@k is told.
@@ -22,6 +23,8 @@ SIGUSR1 tells it that training has ended: it scores what is left.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,7 +81,7 @@ def _once(workdir: Path | None) -> None:
         adapter = read_adapter(ADAPTER.value, parts.checkpoint)
         # The context has to hold this one's virtual tokens, and not those of the run's own.
         config.adapter.soft_prompt = adapter.num_virtual_tokens
-    _score(workdir, parts, adapter, _name(config, step if trained else None))
+    _score(workdir, parts, adapter, _name(workdir, config, step if trained else None))
 
 
 def _watch(workdir: Path | None) -> None:
@@ -110,9 +113,9 @@ def _watch(workdir: Path | None) -> None:
         signals,
         prepare=_apply_flags,
         score=lambda parts, adapter, step: _score(
-            workdir, parts, adapter, _name(parts.config, step)
+            workdir, parts, adapter, _name(workdir, parts.config, step)
         ),
-        name_of=_name,
+        name_of=functools.partial(_name, workdir),
         poll=POLL.value,
     )
     print("The run's last step is scored." if complete else "Ended before the run's last step.")
@@ -133,18 +136,26 @@ def _apply_flags(config: ConfigDict) -> None:
     validate(config)
 
 
-def _name(config: ConfigDict, step: int | None) -> str:
-    """Folder in eval/ of what is scored; no step is the base."""
+def _name(workdir: Path | None, config: ConfigDict, step: int | None) -> str:
+    """Folder in eval/ of what is scored (no step is the base), and how, if not as the run says."""
+    from pintern.training.workdir import read_config
+
     fields = config.eval
+    own = fields if workdir is None else read_config(workdir).eval
     name = "base" if step is None else str(step)
     if ADAPTER.value is not None:
-        name = f"adapter-{Path(ADAPTER.value).resolve().name}"
-    if fields.keep_rate or fields.shots:
-        name += f"-tau{fields.keep_rate:g}-shots{fields.shots}"
-    if not fields.cached:
-        name += "-uncached"
-    if fields.samples > 1:
-        name += f"-samples{fields.samples}"
+        path = Path(ADAPTER.value).resolve()  # many are called `peft`
+        name = f"adapter-{path.name}-{hashlib.sha256(bytes(path)).hexdigest()[:6]}"
+    told = {
+        f"-tau{fields.keep_rate:g}-shots{fields.shots}": ("keep_rate", "shots"),
+        "-cached" if fields.cached else "-uncached": ("cached",),
+        f"-samples{fields.samples}": ("samples",),
+        f"-temperature{fields.temperature:g}": ("temperature",),
+        f"-tokens{fields.max_new_tokens}": ("max_new_tokens",),
+    }
+    for how, names in told.items():
+        if any(fields[each] != own[each] for each in names):
+            name += how
     return name
 
 
@@ -185,7 +196,7 @@ def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
     """The config, and whether a run's checkpoint is scored (else the base, or `--adapter`)."""
     from pintern.config import trains
     from pintern.errors import UserError
-    from pintern.training.workdir import check_config, claim, read_config
+    from pintern.training.workdir import check_config, claim, is_begun, read_config
 
     if BASE.value and ADAPTER.value is not None:
         raise UserError("--base switches the adapter off; --adapter names one. Give one of them.")
@@ -200,8 +211,13 @@ def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
             "Train it (python -m pintern.train, the same --config and a --workdir), then give "
             "--workdir here; or score --base.",
         )
-    if given and trained:
-        check_config(workdir, config, besides=("eval.",))
+    if given and workdir is not None and (trained or is_begun(workdir)):
+        check_config(
+            workdir,
+            config,
+            besides=("eval.",),
+            mend="Leave out --config, and the run's own is taken; only its `eval` may be changed.",
+        )
     elif given and workdir is not None:
         distributed.first_before_others(lambda: claim(workdir, config))
     return config, trained

@@ -190,6 +190,9 @@ def _scores(workdir: Path, step: int) -> list["Score"]:
         behind = f"τ={prompt['keep_rate']:g}, {prompt['shots']} shots"
         if not prompt["keep_rate"] and not prompt["shots"]:
             behind = "query alone"
+        decoding = scores.get("decoding", {})
+        if decoding.get("temperature"):
+            behind += f", sampled at {decoding['temperature']:g}"
         found.append(
             Score(
                 what=f"{'base' if who == 'base' else 'this export'}, {behind}",

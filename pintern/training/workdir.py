@@ -119,7 +119,7 @@ def claim(
     nothing = came_to_nothing(workdir)
     if path.exists():
         # A run that ended before its base was recorded has trained nothing: a wrong path, say.
-        if (workdir / "base.json").exists() or not nothing:
+        if is_begun(workdir) or not nothing:
             try:
                 _check_changes(workdir, config, free=free, on_request=on_request)
                 return True
@@ -134,6 +134,11 @@ def claim(
     if not path.exists() or path.read_text() != text:  # else another process of this run was here
         write_atomically(path, text)
     return False
+
+
+def is_begun(workdir: Path) -> bool:
+    """Whether a run has got as far as to its base."""
+    return (workdir / "config.json").exists() and (workdir / "base.json").exists()
 
 
 def came_to_nothing(workdir: Path) -> bool:
@@ -166,13 +171,18 @@ def _check_ours(workdir: Path) -> None:
         read_config(workdir)
 
 
-def check_config(workdir: Path, config: ConfigDict, *, besides: tuple[str, ...] = ()) -> None:
+def check_config(
+    workdir: Path,
+    config: ConfigDict,
+    *,
+    besides: tuple[str, ...] = (),
+    mend: str = "Use another --workdir, or the same config to resume it.",
+) -> None:
     """Refuses another config than the run's, but for fields whose names begin as `besides` says."""
     changed = _changed(workdir, config, besides)
     if changed:
         raise UserError(
-            f"{workdir} holds a run of another config ({'; '.join(changed[:5])}).",
-            "Use another --workdir, or the same config to resume it.",
+            f"{workdir} holds a run of another config ({'; '.join(changed[:5])}).", mend
         )
 
 
