@@ -263,8 +263,25 @@ def test_a_checkpoint_that_is_absent_or_does_not_fit_is_told(tmp_path):
     checkpoints.save(3, state_of(), AdaptiveState())
     with pytest.raises(UserError, match=r"no checkpoint of step 9\. There are: 3"):
         checkpoints.restore(state_of(), 9)
-    with pytest.raises(UserError, match=r"shape|doesn't fit"):
+    with pytest.raises(UserError, match="has shape"):
         checkpoints.restore(state_of(lora={"mlp.up": pair(rank=4)}))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("damaged", ["_METADATA", "manifest.ocdbt", "d/*"])
+def test_a_damaged_checkpoint_is_told_from_one_that_does_not_fit(tmp_path, damaged):
+    folder = tmp_path / "checkpoints"
+    checkpoints = Checkpoints(folder)
+    for step in (3, 6):
+        checkpoints.save(step, state_of(), AdaptiveState())
+    with pytest.raises(UserError, match=r"6 in .* has other parts than the config makes"):
+        checkpoints.restore(state_of(soft_prompt=None))
+    for step, mend in ((6, "Remove the folder 6, and the run goes on from step 3"), (3, "a copy")):
+        for path in (folder / str(step) / "state").glob(damaged):
+            path.write_bytes(path.read_bytes()[:9])
+        with pytest.raises(UserError, match=f"Checkpoint {step} in .* is damaged: .*{mend}"):
+            checkpoints.restore(state_of())
+        checkpoints.discard(step)
     checkpoints.close()
 
 

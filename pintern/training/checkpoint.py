@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import textwrap
 import time
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,14 @@ from pintern.errors import UserError
 from pintern.models.sharding import fetch
 from pintern.training.placement import place
 from pintern.training.step import TrainState
-from pintern.training.tree_files import HALF, READ_ERRORS, WRITE_ERRORS, TreeWriter, read_tree
+from pintern.training.tree_files import (
+    HALF,
+    READ_ERRORS,
+    WRITE_ERRORS,
+    TreeWriter,
+    is_of_another_tree,
+    read_tree,
+)
 
 _REMOVED = ".removed"
 _LATE_SECONDS = 5.0
@@ -149,7 +157,8 @@ class Checkpoints:
         """Reads a checkpoint (the latest without `step`) into the shape of `template`.
 
         Raises:
-          UserError: no checkpoint, or one whose tree or shapes differ from the config's.
+          UserError: no checkpoint, one whose tree or shapes differ from the config's, or one whose
+            files are damaged.
         """
         step = self.latest if step is None else step
         if step is None:
@@ -204,11 +213,7 @@ class Checkpoints:
         try:
             tree = read_tree(self._directory / str(step), wanted)
         except READ_ERRORS as error:
-            raise UserError(
-                f"Checkpoint {step} in {self._directory} doesn't fit the config:",
-                f"{(str(error).splitlines() or ['?'])[0]}",
-                "It was made with another adapter or optimizer; use another --workdir.",
-            ) from error
+            raise self._unread(step, error) from error
         _check_shapes(tree, wanted, f"checkpoint {step} in {self._directory}")
         return tree
 
@@ -219,6 +224,20 @@ class Checkpoints:
         for step in old if is_first() else ():
             remove_checkpoint(self._directory, step)
         self._steps = self._steps[-self._keep :]
+
+    def _unread(self, step: int, error: Exception) -> UserError:
+        where = f"Checkpoint {step} in {self._directory}"
+        if is_of_another_tree(error):
+            return UserError(
+                f"{where} has other parts than the config makes.",
+                "It was made with another adapter or optimizer; use another --workdir.",
+            )
+        before = [other for other in self._steps if other < step]
+        mend = "Put back a copy of it, or train anew in another --workdir."
+        if before and self._directory.name == "checkpoints":  # a run's one teacher is never redone
+            mend = f"Remove the folder {step}, and the run goes on from step {before[-1]}."
+        reason = textwrap.shorten(str(error) or type(error).__name__, 160, placeholder=" …")
+        return UserError(f"{where} is damaged: {reason.rstrip('.')}.", mend)
 
     def _unwritten(self, step: int, error: Exception) -> UserError:
         # Room for what is left of it may be what the others need. Orbax ends with the first array

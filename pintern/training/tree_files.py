@@ -87,6 +87,11 @@ def read_tree(folder: Path, wanted: Any) -> Any:
         reader.close()
 
 
+def is_of_another_tree(error: Exception) -> bool:
+    """Whether that is why it couldn't be read: there are other names than were wanted."""
+    return "tree structures do not match" in str(error)
+
+
 @functools.cache
 def _silence_late_writes() -> None:
     """On a full disk orbax ends with the first array that fails; of those that fail later, Python
