@@ -178,9 +178,11 @@ def test_a_start_that_came_to_nothing_is_set_aside_for_another_config(run, left,
     assert (aside / "prompts" / "template-0.50.txt").read_text() == "edited"
     assert (aside / "teacher.jsonl").read_text() == "answers"
     assert read_config(aside) == tiny.config()
-    # What a kill left in the middle of it goes the same way.
-    (run / "teacher.jsonl").write_text("of the first config")
-    assert not claim(run, config, alone=True)
+    # Another process of the run finds it done; what a kill in the middle of it left goes there too.
+    (run / "teacher.jsonl").write_text("answers")
+    assert not claim(run, config, free=True, alone=True)
+    assert (run / "teacher.jsonl").exists()
+    assert not claim(run, tiny.config(), free=True, alone=True)
     assert (run / "replaced" / "2" / "teacher.jsonl").exists()
 
 

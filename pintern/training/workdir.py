@@ -117,22 +117,23 @@ def claim(
     _check_ours(workdir)
     path, text = workdir / "config.json", to_json(config)
     nothing = came_to_nothing(workdir)
+    # A run that ended before its base was recorded has trained nothing: a wrong path, say.
+    if is_begun(workdir) or (path.exists() and not nothing):
+        try:
+            _check_changes(workdir, config, free=free, on_request=on_request)
+            return True
+        except UserError:
+            if not (alone and nothing):
+                raise
     if path.exists():
-        # A run that ended before its base was recorded has trained nothing: a wrong path, say.
-        if is_begun(workdir) or not nothing:
-            try:
-                _check_changes(workdir, config, free=free, on_request=on_request)
-                return True
-            except UserError:
-                if not (alone and nothing):
-                    raise
+        if path.read_text() == text:  # another process of this run was here
+            return False
         set_aside(workdir, *_LEFT)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--workdir={workdir} can't be written: {error.strerror}.") from error
-    if not path.exists() or path.read_text() != text:  # else another process of this run was here
-        write_atomically(path, text)
+    write_atomically(path, text)
     return False
 
 
