@@ -35,43 +35,48 @@ def run(tmp_path):
     return folder
 
 
-PAIRS, QUERIES = tiny.parts().prompts.task.train, tiny.parts().prompts.task.unlabelled
+def pairs():
+    return tiny.parts().prompts.task.train
+
+
+def queries():
+    return tiny.parts().prompts.task.unlabelled
+
+
 OTHERS = {
-    "fewer": (24, {"train": PAIRS[:20]}, "20 with digest"),
-    "another order": (24, {"train": PAIRS[::-1]}, "24 with digest"),
+    "fewer": ("labelled pairs", lambda: {"train": pairs()[:20]}),
+    "another order": ("labelled pairs", lambda: {"train": pairs()[::-1]}),
     "another answer": (
-        24,
-        {"train": (dataclasses.replace(PAIRS[0], completion="x"), *PAIRS[1:])},
         "labelled pairs",
+        lambda: {"train": (dataclasses.replace(pairs()[0], completion="x"), *pairs()[1:])},
     ),
-    "another log": (8, {"unlabelled": (*QUERIES[1:], "Where?")}, "queries of the log"),
+    "another log": ("queries of the log", lambda: {"unlabelled": (*queries()[1:], "Where?")}),
 }
 
 
 @pytest.mark.parametrize("other", OTHERS)
 def test_other_examples_are_refused(run, other):
-    count, changes, said = OTHERS[other]
+    what, changes = OTHERS[other]
     config, before = tiny.config(**TAUGHT), (run / "examples.json").read_bytes()
     check_examples(run, parts_with(config))
-    with pytest.raises(UserError, match=f"{count} with digest .*not ") as raised:
-        check_examples(run, parts_with(config, **changes))
-    assert said in str(raised.value)
+    with pytest.raises(UserError, match=f"other {what} .*: (24|8) with digest .*, not "):
+        check_examples(run, parts_with(config, **changes()))
     assert (run / "examples.json").read_bytes() == before
 
 
 def test_what_a_run_does_not_learn_from_may_change(run):
     (run / "examples.json").unlink()
     check_examples(run, parts_with())  # an older run: its record begins now
-    named = tuple(dataclasses.replace(pair, id=f"new-{i}") for i, pair in enumerate(PAIRS))
-    check_examples(run, parts_with(train=named, unlabelled=QUERIES[:3], test=PAIRS[:1]))
+    named = tuple(dataclasses.replace(pair, id=f"new-{i}") for i, pair in enumerate(pairs()))
+    check_examples(run, parts_with(train=named, unlabelled=queries()[:3], test=pairs()[:1]))
     with pytest.raises(UserError, match="labelled pairs"):
-        check_examples(run, parts_with(train=PAIRS[:3]))
+        check_examples(run, parts_with(train=pairs()[:3]))
 
 
 def test_where_nothing_came_of_a_run_its_data_may_be_mended(run):
     (run / "checkpoints" / "2").rmdir()
     (run / "teacher.jsonl").write_text("answers to the old queries")
-    mended = parts_with(tiny.config(**TAUGHT), train=PAIRS[:20])
+    mended = parts_with(tiny.config(**TAUGHT), train=pairs()[:20])
     check_examples(run, mended)
     assert not (run / "teacher.jsonl").exists()
     assert json.loads((run / "examples.json").read_text())["labelled pairs"]["count"] == 20
