@@ -29,11 +29,14 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from pintern.errors import UserError
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 _STEEPNESS = 3.0
 
@@ -179,6 +182,29 @@ class Curriculum:
         return state
 
 
+def curriculum_of(config: "ConfigDict") -> Curriculum:
+    """The curriculum that a config describes.
+
+    Raises:
+      UserError: see `make_curriculum`.
+    """
+    fields = config.curriculum
+    return make_curriculum(
+        schedule=fields.schedule,
+        steps=config.train.steps,
+        stages=fields.stages,
+        max_shots=config.prompt.max_shots,
+        unit=fields.unit,
+        keep_rates=fields.keep_rates,
+        shots=fields.shots,
+        final_share=fields.final_share,
+        epsilon=fields.epsilon,
+        patience=fields.patience,
+        smoothing=fields.smoothing,
+        seed=config.seed,
+    )
+
+
 def make_curriculum(
     *,
     schedule: str,
@@ -214,26 +240,31 @@ def make_curriculum(
       UserError: an unknown schedule or unit, or a unit that the schedule can't have; a rate outside
         [0, 1], rates that rise, fewer steps than levels, or lists of different lengths.
     """
-    _check(schedule, SCHEDULES, "curriculum.schedule")
-    _check(unit, UNITS, "curriculum.unit")
+    _check(schedule, SCHEDULES, "config.curriculum.schedule")
+    _check(unit, UNITS, "config.curriculum.unit")
     if not 0 <= final_share < 1:
-        raise UserError(f"curriculum.final_share is {final_share}; it must be in [0, 1).")
+        raise UserError(f"config.curriculum.final_share is {final_share}; it must be in [0, 1).")
     if schedule == "explicit":
         levels = _explicit_levels(keep_rates, shots, max_shots)
     else:
         if stages < 1:
-            raise UserError(f"curriculum.stages is {stages}; it must be at least 1.")
+            raise UserError(f"config.curriculum.stages is {stages}; it must be at least 1.")
         shape = SHAPES["linear" if schedule == "adaptive" else schedule]
         shares = [shape(s / (stages - 1)) for s in range(stages)] if stages > 1 else [0.0]
         # Rounding keeps 0.30000000000000004 out of the tables; ⌊K·S⌋ is taken of the exact share.
         levels = tuple(Level(round(share, 6), _shots(max_shots, share)) for share in shares)
     if unit == "steps" and schedule not in SHAPES:
         raise UserError(
-            f"curriculum.unit is 'steps', which {schedule!r} has no continuous fall for.",
-            "Use curriculum.unit='stages'.",
+            f"config.curriculum.unit is 'steps', which {schedule!r} has no continuous fall for.",
+            "Set config.curriculum.unit=stages.",
         )
     if steps < len(levels):
-        raise UserError(f"{steps} steps are too few for {len(levels)} levels of the curriculum.")
+        levels_of = "keep_rates" if schedule == "explicit" else "stages"
+        raise UserError(
+            f"config.train.steps is {steps}, too few for the {len(levels)} levels of "
+            f"config.curriculum.{levels_of}.",
+            f"Give at least {len(levels)} steps, or fewer levels.",
+        )
     if unit == "steps":
         stretches = _continuous(levels, steps, SHAPES[schedule], final_share)
     else:
@@ -252,21 +283,23 @@ def _explicit_levels(
 ) -> tuple[Level, ...]:
     if not keep_rates:
         raise UserError(
-            "curriculum.keep_rates is empty; an explicit schedule lists τ of each level, e.g. "
-            "(1.0, 0.5, 0.0)."
+            "config.curriculum.keep_rates is empty; an explicit schedule lists τ of each level.",
+            "For instance (1.0, 0.5, 0.0).",
         )
     if shots and len(shots) != len(keep_rates):
         raise UserError(
-            f"curriculum.shots lists {len(shots)} levels and keep_rates {len(keep_rates)}; "
+            f"config.curriculum.shots lists {len(shots)} levels and keep_rates {len(keep_rates)}; "
             "give one of each per level, or leave shots empty."
         )
     for rate in keep_rates:
         if not 0 <= rate <= 1:
-            raise UserError(f"curriculum.keep_rates holds {rate}; a rate lies in [0, 1].")
+            raise UserError(f"config.curriculum.keep_rates holds {rate}; a rate lies in [0, 1].")
     if any(b > a for a, b in itertools.pairwise(keep_rates)):
-        raise UserError(f"curriculum.keep_rates {tuple(keep_rates)} must not rise.")
+        raise UserError(f"config.curriculum.keep_rates {tuple(keep_rates)} must not rise.")
     if any(count < 0 for count in shots):
-        raise UserError(f"curriculum.shots {tuple(shots)} holds a negative number of examples.")
+        raise UserError(
+            f"config.curriculum.shots {tuple(shots)} holds a negative number of examples."
+        )
     shots = shots or [_shots(max_shots, rate) for rate in keep_rates]
     return tuple(Level(float(r), int(k)) for r, k in zip(keep_rates, shots, strict=True))
 

@@ -37,8 +37,7 @@ def bare(seed):
 
 def direct(seed):
     made = config(seed)
-    made.curriculum.schedule = "explicit"
-    made.curriculum.keep_rates, made.curriculum.shots = (0.0,), (0,)
+    made.curriculum.update(schedule="explicit", stages=4, keep_rates=(0.0,), shots=(0,))
     return Arm("direct", made, QUERY_ONLY)
 
 

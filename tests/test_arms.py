@@ -14,8 +14,8 @@ from experiments.company.arms import CACHED, FULL, OURS, company_arms
 from pintern.arms import arm_of, run_arms
 from pintern.assemble import new_adapter
 from pintern.config import default_config, differences, to_json, validate
+from pintern.curriculum import curriculum_of
 from pintern.errors import UserError
-from pintern.prompts.pipeline import curriculum_of
 from pintern.training.loop import train
 from pintern.training.restore import restore_run
 
@@ -56,7 +56,7 @@ def shrunk(config, **changes):
     small.adapter.soft_prompt = min(config.adapter.soft_prompt, 3)
     small.distill = config.distill
     small.distill.unlabelled = min(config.distill.unlabelled, 4)
-    small.distill.by_confidence = False  # a random base has none in any completion
+    small.distill.by_confidence = not small.distill.weight  # a random base believes in nothing
     small.train.ce_weight = config.train.ce_weight
     for field in ("keep_rate", "shots", "cached"):
         small.eval[field] = config.eval[field]

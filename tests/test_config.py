@@ -92,10 +92,18 @@ def test_prompt_fields_that_agree_are_taken():
         ("train.steps", 0, r"config\.train\.steps is 0; it must be above 0"),
         ("train.warmup", 1.5, r"between 0 and 1"),
         ("train.learning_rate", float("nan"), r"config\.train\.learning_rate is nan"),
+        ("train.clip", float("inf"), r"config\.train\.clip is inf; it must be a finite number"),
+        ("adapter.alpha", float("nan"), r"config\.adapter\.alpha is nan"),
+        ("adapter.alpha", 0.0, r"config\.adapter\.alpha is 0.0; it must be above 0"),
         ("adapter.dropout", 1.0, r"config\.adapter\.dropout is 1.0"),
         ("task.max_train", -1, r"config\.task\.max_train is -1"),
         ("train.decay", "sudden", r"must be one of cosine, linear, constant"),
         ("train.ce_weight", 0.0, r"ce_weight is 0 .*config\.distill\.weight is 0"),
+        ("curriculum.epsilon", -5.0, r"config\.curriculum\.epsilon is -5"),
+        ("curriculum.schedule", "sudden", r"config\.curriculum\.schedule is 'sudden'.*linear"),
+        ("curriculum.stages", 0, r"config\.curriculum\.stages is 0"),
+        ("train.steps", 3, r"config\.train\.steps is 3, too few for the 4 levels of .*stages"),
+        ("task.query_format", "Foo", r"config\.task\.query_format is 'Foo'.*{query}"),
         ("curriculum.smoothing", -1.0, r"config\.curriculum\.smoothing is -1"),
         ("distill.top_k", -1, r"config\.distill\.top_k is -1"),
         ("train.accumulate", 3, r"batch_rows=16 is not a multiple of .*accumulate=3"),
@@ -115,11 +123,51 @@ def test_mistakes_are_named(path, value, said):
 
 
 @pytest.mark.parametrize(
+    ("path", "value", "mend"),
+    [
+        ("task.template", "prompt.txt", r"config\.task\.kind=files"),
+        ("task.data", "rows.csv", r"config\.task\.kind=files"),
+        ("task.metric", "bleu", r"config\.task\.kind=files"),
+        ("model.revision", "v1", r"config\.model\.path=org/name"),
+        ("prompt.sentence_model", "any", r"config\.prompt\.retriever=sentence_transformers"),
+        ("curriculum.keep_rates", (1.0, 0.0), r"config\.curriculum\.schedule=explicit"),
+        ("curriculum.patience", 5, r"config\.curriculum\.schedule=adaptive"),
+        ("adapter.soft_prompt_init", "text", r"config\.adapter\.soft_prompt=TOKENS"),
+        ("adapter.soft_prompt_text", "hello", r"config\.adapter\.soft_prompt_init=text"),
+        ("distill.teacher", "first_stage", r"config\.distill\.weight=1\.0"),
+        ("eval.unconfined", True, r"config\.task\.kind=mbpp"),
+    ],
+)
+def test_a_field_that_nothing_would_look_at_is_refused(path, value, mend):
+    said = rf"config\.{path} is .*which has no use for it\. Set {mend}, or leave config\.{path} at"
+    with pytest.raises(UserError, match=said):
+        validate(changed(path, value))
+
+
+def test_listed_levels_need_no_count():
+    config = changed("curriculum.stages", 9)
+    config.curriculum.update(schedule="explicit", keep_rates=(1.0, 0.0))
+    with pytest.raises(UserError, match=r"stages is 9, .*schedule is 'explicit'"):
+        validate(config)
+
+
+def test_a_database_is_for_the_metric_sql():
+    config = tiny.config(task__database="some.sqlite")
+    with pytest.raises(UserError, match=r"database is .*metric is 'exact'.*metric=sql"):
+        validate(config)
+    config.task.metric = "sql"
+    validate(config)
+
+
+@pytest.mark.parametrize(
     ("path", "value"),
     [("train.learning_rate", 1), ("adapter.targets", ["mlp.*"]), ("curriculum.keep_rates", (1, 0))],
 )
 def test_whole_numbers_and_lists_may_stand_for_floats_and_tuples(path, value):
-    validate(changed(path, value))
+    config = changed(path, value)
+    if path == "curriculum.keep_rates":
+        config.curriculum.schedule = "explicit"
+    validate(config)
 
 
 def test_a_missing_field_is_named():
@@ -166,6 +214,7 @@ def test_a_soft_prompt_alone_can_be_trained():
 
 def test_json_round_trip():
     config = changed("curriculum.keep_rates", (1.0, 0.5, 0.0))
+    config.curriculum.schedule = "explicit"
     back = from_json(to_json(config))
     assert back == config
     assert to_json(back) == to_json(config)

@@ -136,7 +136,7 @@ def test_explicit_levels_are_as_listed():
         ({"unit": "epochs"}, "curriculum.unit is 'epochs'"),
         ({"stages": 0}, "curriculum.stages is 0"),
         ({"final_share": 1.0}, "final_share is 1.0"),
-        ({"steps": 3}, "3 steps are too few for 4 levels"),
+        ({"steps": 3}, "config.train.steps is 3, too few for the 4 levels"),
         ({"schedule": "explicit"}, "keep_rates is empty"),
         ({"schedule": "explicit", "keep_rates": (1.0, 1.2)}, "1.2"),
         ({"schedule": "explicit", "keep_rates": (0.5, 0.9)}, "must not rise"),

@@ -188,7 +188,7 @@ def test_own_test_file_is_used_whole(own, tmp_path):
         ("template", "", "Pass --config.task.template=PATH"),
         ("train", "", "Pass --config.task.train=PATH"),
         ("metric", "sql", "needs config.task.database"),
-        ("query_format", "Ticket:", "never says {query}"),
+        ("query_format", "Ticket:", "config.task.query_format is 'Ticket:'"),
     ],
 )
 def test_own_files_need_their_fields(own, field, value, message):

@@ -10,7 +10,8 @@ from pintern.training.variation import members_of, parse_variation, spread_over_
 
 
 def test_every_combination_is_a_member_of_its_own_name():
-    config = tiny.config()
+    config = tiny.config(adapter__soft_prompt=2, adapter__soft_prompt_init="text")
+    before = config.copy_and_resolve_references()
     given = ["seed=0,1", "config.train.learning_rate=1e-3,0.5", "adapter.soft_prompt_text=a b,c d"]
     vary = parse_variation(config, given)
     assert vary["seed"] == (0, 1)
@@ -20,7 +21,7 @@ def test_every_combination_is_a_member_of_its_own_name():
     chosen: ConfigDict = members["seed-1_learning_rate-0.001_soft_prompt_text-1"]
     assert (chosen.seed, chosen.train.learning_rate) == (1, 1e-3)
     assert chosen.adapter.soft_prompt_text == "c d"
-    assert config == tiny.config()
+    assert config == before
 
 
 @pytest.mark.parametrize(

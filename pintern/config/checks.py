@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pintern.config.contradictions import check_contradictions
 from pintern.config.fields import default_config
+from pintern.curriculum import SCHEDULES, UNITS, curriculum_of
 from pintern.errors import UserError
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -39,6 +41,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
         "fixed",
     ),
     "prompt.similarity": ("bm25", "dense", "sentence_transformers"),
+    "curriculum.schedule": SCHEDULES,
+    "curriculum.unit": UNITS,
     "distill.teacher": ("base", "first_stage"),
     "adapter.soft_prompt_init": ("uniform", "vocabulary", "text", "file"),
     "train.decay": ("cosine", "linear", "constant"),
@@ -61,16 +65,20 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "mesh.tensor": _SIZE,
     "task.max_train": _NOT_NEGATIVE,
     "task.max_test": _NOT_NEGATIVE,
+    "task.query_format": ("a text with {query} in it", lambda text: "{query}" in text),
+    "task.completion_format": ("a text with {completion} in it", lambda x: "{completion}" in x),
     "prompt.max_shots": _NOT_NEGATIVE,
     "prompt.similarity_quantile": _SHARE,
     "prompt.fixed_shots": _list_of("whole numbers", int),
     "curriculum.keep_rates": _list_of("numbers", int | float),
     "curriculum.shots": _list_of("whole numbers", int),
+    "curriculum.epsilon": _NOT_NEGATIVE,
     "curriculum.probe": _POSITIVE,
     "curriculum.patience": _POSITIVE,
     "curriculum.smoothing": _NOT_NEGATIVE,
     "adapter.targets": _list_of("patterns", str),
     "adapter.rank": _POSITIVE,
+    "adapter.alpha": _POSITIVE,
     "adapter.dropout": ("at least 0 and below 1", lambda x: 0 <= x < 1),
     "adapter.soft_prompt": _NOT_NEGATIVE,
     "train.steps": _POSITIVE,
@@ -103,7 +111,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 
 
 def validate(config: ConfigDict) -> ConfigDict:
-    """Checks every field's name, type and range; returns the config.
+    """Checks every field's name, type and range, and what they make together; returns the config.
 
     Raises:
       UserError: names the field, its value and what was expected.
@@ -116,8 +124,9 @@ def validate(config: ConfigDict) -> ConfigDict:
     for field, (wanted, holds) in _RANGES.items():
         value = _get(config, field)
         if not holds(value):
-            raise UserError(f"config.{field} is {value}; it must be {wanted}.")
+            raise UserError(f"config.{field} is {value!r}; it must be {wanted}.")
     check_contradictions(config)
+    curriculum_of(config)
     return config
 
 
@@ -141,6 +150,8 @@ def _check_fields(config: ConfigDict, known: ConfigDict, path: str) -> None:
                 f"config.{path}{name} is {value!r}; expected {type(default).__name__}, "
                 f"e.g. {default!r}."
             )
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"config.{path}{name} is {value}; it must be a finite number.")
 
 
 def _same_type(value: object, default: object) -> bool:

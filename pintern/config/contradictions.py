@@ -5,6 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from pintern.config.fields import default_config
+from pintern.config.unused import check_used
 from pintern.errors import UserError
 
 
@@ -22,6 +23,7 @@ def check_contradictions(config: ConfigDict) -> None:
         )
     _check_prompt(config.prompt)
     _check_chat(config.task)
+    check_used(config)
     _check_losses(config)
     if config.eval.samples > 1 and not config.eval.temperature:
         raise UserError(
@@ -37,21 +39,7 @@ def check_contradictions(config: ConfigDict) -> None:
 
 
 def _check_prompt(prompt: ConfigDict) -> None:
-    """Refuses choices that the chosen compressor or retriever would pass over in silence."""
-    defaults = default_config().prompt
-    for field, kind in (
-        ("similarity", "similarity_band"),
-        ("similarity_quantile", "similarity_band"),
-        ("fixed_shots", "fixed"),
-    ):
-        value, default = prompt[field], defaults[field]
-        same = list(value) == list(default) if isinstance(default, tuple) else value == default
-        if not same and prompt.retriever != kind:
-            raise UserError(
-                f"config.prompt.{field} is {prompt[field]!r}, but config.prompt.retriever is "
-                f"{prompt.retriever!r}, which has no use for it.",
-                f"Set config.prompt.retriever={kind}, or leave {field} out.",
-            )
+    """Refuses two sources of the template's texts, and a choice that lacks its model."""
     if prompt.compressor == "llmlingua2" and prompt.ladder:
         raise UserError(
             f"config.prompt.ladder is {prompt.ladder!r} and config.prompt.compressor 'llmlingua2': "

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from pintern.curriculum import AdaptiveState, Curriculum, make_curriculum
+from pintern.curriculum import AdaptiveState, Curriculum, curriculum_of
 from pintern.files import write_atomically
 from pintern.paths import user_cache
 from pintern.prompts.compressors.make import make_compressor
@@ -180,25 +180,6 @@ class Prompts:
             )
             lines.append(f"  steps {stage.start}–{stage.stop - 1}: {shown or 'none ahead'}")
         return lines
-
-
-def curriculum_of(config: ConfigDict) -> Curriculum:
-    """The curriculum that a config describes."""
-    fields = config.curriculum
-    return make_curriculum(
-        schedule=fields.schedule,
-        steps=config.train.steps,
-        stages=fields.stages,
-        max_shots=config.prompt.max_shots,
-        unit=fields.unit,
-        keep_rates=fields.keep_rates,
-        shots=fields.shots,
-        final_share=fields.final_share,
-        epsilon=fields.epsilon,
-        patience=fields.patience,
-        smoothing=fields.smoothing,
-        seed=config.seed,
-    )
 
 
 def pool_pieces(renderer: Renderer, examples: Sequence[Example], cache: Path) -> list[Pieces]:

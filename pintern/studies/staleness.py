@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from pintern.adapters.adapter import Adapter
 from pintern.arms import StoppedError
 from pintern.assemble import Parts
+from pintern.config import default_config
 from pintern.errors import UserError
 from pintern.evaluation.run import InferencePrompt, evaluate
 from pintern.files import write_atomically
@@ -164,17 +165,21 @@ class Staleness:
         if task.database is not None and not isinstance(task.database, str):
             raise UserError("Staleness needs a task with one database, or none.")
         log = sum(1 for _ in (folder / "log.jsonl").open())
+        defaults = default_config()
         overrides = {
+            f"{group}.{field}": value
+            for group in ("task", "curriculum")
+            for field, value in defaults[group].items()
+        } | {
             "name": "staleness",
             "task.kind": "files",
+            "task.chat": config.task.chat,
             "task.template": str(folder / "template.txt"),
             "task.train": str(folder / "train.jsonl"),
             "task.test": str(folder / "test.jsonl"),
             "task.unlabelled": str(folder / "log.jsonl"),
             "task.metric": task.metric,
             "task.database": task.database or "",
-            "task.max_train": 0,
-            "task.max_test": 0,
             "curriculum.schedule": "explicit",
             "curriculum.keep_rates": (0.0,),
             "curriculum.shots": (0,),
