@@ -41,7 +41,10 @@ ROW = flags.DEFINE_integer(
     "row_tokens", 256, "Of a training row, examples and completion included.", lower_bound=1
 )
 TARGET = flags.DEFINE_integer(
-    "target_tokens", None, "Of its completion; config.eval.max_new_tokens unless given."
+    "target_tokens",
+    None,
+    "Of its completion; config.eval.max_new_tokens unless given.",
+    lower_bound=1,
 )
 QUERY = flags.DEFINE_integer("query_tokens", 128, "Of a request's row in decoding.", lower_bound=1)
 DECODING = flags.DEFINE_boolean("decoding", True, "Plan decoding too.")
@@ -53,7 +56,9 @@ EFFORT = flags.DEFINE_float(
     lower_bound=-1.0,
     upper_bound=0.0,
 )
-LARGEST = flags.DEFINE_integer("largest", 0, "List so many of each program's largest exchanges.")
+LARGEST = flags.DEFINE_integer(
+    "largest", 0, "List so many of each program's largest exchanges.", lower_bound=0
+)
 SEARCH = flags.DEFINE_boolean("search", False, "Try meshes, batches and remat; tell the best.")
 BATCHES = flags.DEFINE_list(
     "batches",

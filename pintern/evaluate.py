@@ -205,6 +205,12 @@ def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
         raise UserError("Give --workdir=RUN, or --config=EXPERIMENT.", "See --help.")
     config = cli.config_from_flags() if given else read_config(workdir)
     trained = trains(config) and not BASE.value and ADAPTER.value is None
+    if STEP.value is not None and not trained:
+        raise UserError(
+            f"--step={STEP.value} names a checkpoint of the run, but "
+            f"{'the base' if ADAPTER.value is None else '--adapter'} is scored.",
+            "Leave one of them out.",
+        )
     if trained and workdir is None:
         raise UserError(
             f"The config of {config.name!r} trains an adapter, and no run of it is named.",

@@ -105,6 +105,11 @@ def check_flags() -> None:
     for name, flag in {"keep_rate": KEEP_RATE, "shots": SHOTS, **of_model}.items():
         if RAW.value and flag.value not in (None, False):
             raise UserError(f"--raw and --{name} contradict each other.", "Leave one of them out.")
+    if BASE.value and STEP.value is not None:
+        raise UserError(
+            f"--step={STEP.value} names a checkpoint, and --base leaves it out.",
+            "Leave one of the two out.",
+        )
     if CHAT.value and QUERY_FORMAT.value:
         raise UserError(
             "--chat and --query_format contradict each other.", "Leave one of them out."

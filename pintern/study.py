@@ -33,6 +33,7 @@ REPORT = flags.DEFINE_boolean("report", False, "Write the report of what is ther
 
 def main(_: list[str]) -> None:
     """Lists, runs or reports."""
+    check_flags()
     # Many small programs recur from cell to cell: keep them all, not only slow ones.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     from pintern.remote import local_folder
@@ -67,6 +68,17 @@ def main(_: list[str]) -> None:
     print(f"\nReport: {page}", file=sys.stderr)
     if failed:
         raise failed
+
+
+def check_flags() -> None:
+    """Refuses options that nothing would look at."""
+    flags_of = {"list": LIST, "report": REPORT, "only": ONLY, "redo": REDO}
+    given = [f"--{name}" for name, flag in flags_of.items() if flag.value]
+    if len(given) > 1 and (LIST.value or REPORT.value):
+        raise UserError(
+            f"{given[0]} runs nothing and tells of all cells; {given[1]} has no use beside it.",
+            f"Leave {given[1]} out.",
+        )
 
 
 if __name__ == "__main__":

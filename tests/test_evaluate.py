@@ -164,6 +164,19 @@ def test_what_is_absent_is_told_in_one_line(tmp_path):
     assert len(err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("scored", "named"), [("--base", "the base"), ("--adapter=/nowhere", "--adapter")]
+)
+def test_a_step_of_what_has_none_is_refused(scored, named):
+    run = f"--workdir={tiny.trained_run()}"
+    code, out, err = tiny.run("-m", "pintern.evaluate", run, scored, "--step=99")
+    assert (code, out) == (2, "")
+    assert err == (
+        f"error: --step=99 names a checkpoint of the run, but {named} is scored. "
+        "Leave one of them out.\n"
+    )
+
+
 def test_a_test_prompt_longer_than_the_context_is_named():
     parts, adapter, _ = restored()
     short = dataclasses.replace(parts.checkpoint.config, max_positions=64)

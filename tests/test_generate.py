@@ -167,6 +167,7 @@ REFUSED = {
     "both": (("--workdir=a", "--model=b"), "Give either"),
     "shots without a run": (("--model=nano", "--shots=1"), "--shots belongs to --workdir"),
     "a format beside a run": (("--workdir=a", "--query_format=x"), "belongs to --model"),
+    "a step of the base": (("--workdir=a", "--base", "--step=9"), "--step=9 names a checkpoint"),
     "a format without a query": (("--model=nano", "--query_format=x"), "never says {query}"),
     "raw and shots": (("--workdir=a", "--raw", "--shots=1"), "contradict each other"),
     "greedy top-k": (("--model=nano", "--top_k=5", f"--prompts={__file__}"), "temperature is 0"),

@@ -327,6 +327,7 @@ def test_rows_that_do_not_go_round_are_refused():
         (("--topology=h100:8", "--mesh=fsdp=4"), "there are 8 devices"),
         (("--topology=h100:8", "--mesh=fsdp=8", "--model=lama"), "llama-3-8b"),
         (("--topology=h100:8", "--mesh=fsdp=8", "--target_tokens=512"), "--row_tokens"),
+        (("--topology=h100:8", "--mesh=fsdp=8", "--target_tokens=0"), "--target_tokens=0"),
         (("--topology=h100:8", "--mesh=fsdp=8", "--prefix_tokens=9000"), "context"),
     ],
 )

@@ -89,6 +89,8 @@ def test_only_runs_what_matches_and_refuses_what_matches_nothing(tmp_path):
     assert set(found.values()) == {"done", "new"}
     with pytest.raises(UserError, match="seed-9"):
         run_study(study, tmp_path / "runs", only=["*/seed-9"])
+    with pytest.raises(UserError, match="No cell matches 'zzz'"):
+        run_study(study, tmp_path / "runs", redo=["zzz"])
 
 
 def test_changed_cells_are_refused_then_redone_when_told(tmp_path):
@@ -347,6 +349,11 @@ def test_list_and_errors_at_the_command_line(finished, tmp_path):
     assert code == 0
     assert out.splitlines()[0].split() == ["done", "store/nano/query-only/seed-0"]
     assert len(out.splitlines()) == 6
+    code, out, err = tiny.run(
+        *("-m", "pintern.study", f"--study={path}", f"--workdir={workdir}"),
+        *("--list", "--redo=zzz"),
+    )
+    assert (code, out) == (2, "") and "--redo has no use beside it" in err
     code, _, err = tiny.run(
         "-m", "pintern.study", f"--study={tmp_path}/none.py", f"--workdir={workdir}"
     )

@@ -44,12 +44,13 @@ def run_study(
       False when a signal stopped it after saving the running cell.
 
     Raises:
-      UserError: cells whose configuration isn't the one they were run with, unless `redo` names
-        them.
+      UserError: a pattern that matches no cell; cells whose configuration isn't the one they were
+        run with, unless `redo` names them.
       CellsFailedError: at the end, where cells failed.
     """
     grid = cells_of(study)
     cells = select(grid, only)
+    select(grid, redo)  # each pattern is to mean something
     claim_study(study, workdir)
     ledger = Ledger(workdir)
     set_aside(cells, workdir, ledger, redo)
