@@ -18,9 +18,9 @@ from pintern import compiling
 from pintern.adapters.adapter import Adapter, init_lora, lora_scale
 from pintern.adapters.soft_prompt import init_soft_prompt
 from pintern.errors import UserError
+from pintern.hub import resolve_model
 from pintern.interop.read import read_adapter
 from pintern.models.fused import choose_attention
-from pintern.models.hub import resolve_model
 from pintern.models.load import Checkpoint, check_tokenizer, init_model, load_model
 from pintern.models.pooled import pooled_states_of
 from pintern.models.quantize import quantize

@@ -9,7 +9,7 @@ import tiny
 
 from pintern.assemble import load_base
 from pintern.errors import UserError
-from pintern.models.hub import resolve_model
+from pintern.hub import resolve_model, resolve_other
 
 NAME = "someone/small-model"
 COMMIT, OLDER = "c" * 40, "a" * 40
@@ -78,8 +78,16 @@ def test_a_network_that_fails_is_told(cache, monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     api = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub.hf_api, "api", api)
-    with pytest.raises(UserError, match=r"other/model: .*the hub can't be reached"):
+    with pytest.raises(UserError, match=r"model\.path=other/model: .*the hub can't be reached"):
         resolve_model("other/model")
+    with pytest.raises(UserError, match=r"sentence_model=other/model: .*the hub can't be reached"):
+        resolve_other("prompt.sentence_model", "other/model")
+
+
+def test_what_another_library_loads_is_a_folder_too(cache, tmp_path):
+    found = resolve_other("prompt.sentence_model", NAME)
+    assert found == str(cache / "snapshots" / COMMIT)
+    assert resolve_other("prompt.sentence_model", str(tmp_path)) == str(tmp_path)
 
 
 def test_a_copy_without_safetensors_is_told(cache):

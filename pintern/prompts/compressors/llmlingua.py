@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pintern.errors import UserError
+from pintern.hub import resolve_other
 from pintern.prompts.compressors.rates import TOLERANCE, check_rate
 from pintern.prompts.tokens import PieceTokenizer
 
@@ -96,17 +97,19 @@ def _load(model: str, encode: Callable[[str], list[int]]) -> Any:
     import torch
     from transformers import AutoConfig
 
+    folder = resolve_other("prompt.llmlingua_model", model)
+
     class Package(PromptCompressor):
         def __init__(self) -> None:
-            self.model_name = model
+            self.model_name = folder
             self.use_llmlingua2 = True
             self.oai_tokenizer = _Encoder(encode)
             device = "cuda" if torch.cuda.is_available() else "cpu"
-            self.load_model(model, device, {"trust_remote_code": False})
+            self.load_model(folder, device, {"trust_remote_code": False})
             self.init_llmlingua2()
 
     try:
-        config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         kinds = config.architectures or ["no architecture"]
         if config.model_type not in _NAMES or not kinds[0].endswith("ForTokenClassification"):
             raise UserError(

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pintern.errors import UserError
+from pintern.hub import resolve_other
 from pintern.progress import Progress
 from pintern.prompts.tokens import PieceTokenizer
 
@@ -58,7 +59,7 @@ def sentence_encoder(model: str) -> Encoder:
       model: folder or hub name.
 
     Raises:
-      UserError: the package isn't installed, or the model can't be read.
+      UserError: the package isn't installed, or the model can't be fetched or read.
     """
     try:
         from sentence_transformers import SentenceTransformer
@@ -68,8 +69,9 @@ def sentence_encoder(model: str) -> Encoder:
             f"installed ({error.name}).",
             "Install it: pip install 'pintern[dense]'.",
         ) from error
+    folder = resolve_other("prompt.sentence_model", model)
     try:
-        made = SentenceTransformer(model, trust_remote_code=False)
+        made = SentenceTransformer(folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
         first_line = (str(error).splitlines() or ["unreadable"])[0]
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
@@ -11,6 +12,9 @@ from pintern.errors import UserError
 # (consolidated*.safetensors), nor what lies in subfolders.
 _WANTED = ("*.json", "model*.safetensors", "tokenizer*", "merges.txt", "vocab.txt", "*.jinja")
 _UNWANTED = ("*/*",)
+# What other libraries read of encoders and classifiers, some of whose parts lie in subfolders.
+_OTHERS_WANTED = ("*.json", "*.txt", "*.safetensors", "*.model")
+_OTHERS_UNWANTED = ("onnx/*", "openvino/*")
 _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 
 
@@ -38,7 +42,7 @@ def resolve_model(path: str, revision: str = "", *, weights: bool = True) -> Pat
                 "Leave the revision out; to mean the hub's model, work in another folder.",
             )
         return folder
-    found = _fetch(path, revision)
+    found = _fetch("model.path", path, revision, _WANTED, _UNWANTED)
     if weights and not any(found.glob("model*.safetensors*")):
         raise UserError(
             f"The hub's {path} holds no model.safetensors, of which weights are read.",
@@ -48,7 +52,25 @@ def resolve_model(path: str, revision: str = "", *, weights: bool = True) -> Pat
     return found
 
 
-def _fetch(name: str, revision: str) -> Path:
+def resolve_other(field: str, path: str) -> str:
+    """The folder of a model that another library loads: it would ask the hub for file after file,
+    with a minute of attempts at each where there is no network.
+
+    Args:
+      field: of the config, for messages.
+      path: a folder, or `org/name`; anything else is left to the library.
+
+    Raises:
+      UserError: the hub and its cache know no such model.
+    """
+    if Path(path).exists() or not _NAME.fullmatch(path):
+        return path
+    return str(_fetch(field, path, "", _OTHERS_WANTED, _OTHERS_UNWANTED))
+
+
+def _fetch(
+    field: str, name: str, revision: str, wanted: Sequence[str], unwanted: Sequence[str]
+) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -59,15 +81,15 @@ def _fetch(name: str, revision: str) -> Path:
         RevisionNotFoundError,
     )
 
-    said = f"config.model.path={name}: there is no such folder, and"
+    said = f"config.{field}={name}: there is no such folder, and"
     at = f" at revision {revision!r}" if revision else ""
     try:
         return Path(
             snapshot_download(
                 name,
                 revision=revision or None,
-                allow_patterns=list(_WANTED),
-                ignore_patterns=list(_UNWANTED),
+                allow_patterns=list(wanted),
+                ignore_patterns=list(unwanted),
             )
         )
     except GatedRepoError as error:
