@@ -109,10 +109,11 @@ def assemble(
       prompts_directory: the run's `prompts/`, whose texts are used if they are there.
       base: what `load_base` gave, where several runs share it.
     """
+    task = load_task(config)  # in no time, and what is wrong with it is told at once
     checkpoint, tokenizer = base or load_base(config)
     prompts = prepare_prompts(
         config,
-        load_task(config),
+        task,
         tokenizer,
         surprisal_of(checkpoint.decoder, tokenizer.bos),
         text_encoder(config, checkpoint, tokenizer),

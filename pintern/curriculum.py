@@ -353,11 +353,16 @@ def _time_at(shape: Callable[[float], float], share: float) -> float:
 
 
 def main(_: list[str]) -> None:
-    """Prints the schedule of a config."""
+    """Prints the schedule of a config; refuses one whose prompts training would refuse."""
     from pintern.assemble import assemble
     from pintern.cli import config_from_flags
+    from pintern.training.lengths import check_lengths
+    from pintern.training.teacher import check_distillation
 
-    print(assemble(config_from_flags()).prompts.schedule_table())
+    parts = assemble(config_from_flags())
+    check_lengths(parts)
+    check_distillation(parts)
+    print(parts.prompts.schedule_table())
 
 
 if __name__ == "__main__":

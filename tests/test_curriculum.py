@@ -4,6 +4,7 @@ import itertools
 import math
 
 import pytest
+import tiny
 
 from pintern.curriculum import (
     SHAPES,
@@ -149,6 +150,13 @@ def test_explicit_levels_are_as_listed():
 def test_mistakes_are_named(changes, said):
     with pytest.raises(UserError, match=said):
         make(**changes)
+
+
+def test_the_command_refuses_prompts_that_training_would_refuse(tmp_path):
+    file = tiny.config_file(tmp_path, tiny.config(prompt__max_shots=24))
+    code, out, err = tiny.run("-m", "pintern.curriculum", f"--config={file}")
+    assert (code, out) == (2, "")
+    assert "config.prompt.max_shots asks for 24" in err
 
 
 def test_only_an_adaptive_run_looks():

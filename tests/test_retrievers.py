@@ -181,7 +181,7 @@ def test_too_many_are_refused(kind):
     retriever = make(kind, POOL)
     assert len(retriever.neighbours(["a"], 6)[0]) == 6
     for k in (7, -1):
-        with pytest.raises(UserError, match=f"{k} examples per query were asked of a pool of 7"):
+        with pytest.raises(UserError, match=f"{k} examples per query were asked of 7 labelled"):
             retriever.neighbours(["a"], k)
     with pytest.raises(UserError, match=r"6 examples.*France in 2021.*2 of the pool's 7"):
         retrieve_for_training(retriever, POOL, 6)
@@ -193,7 +193,9 @@ def test_bad_kind_and_bad_pool_are_named():
     with pytest.raises(UserError, match=r"'random'.*bm25, dense, sentence_transformers"):
         make("similarity_band", POOL, similarity="random")
     for kind in KINDS:
-        with pytest.raises(UserError, match="pool has 1 item"):
+        with pytest.raises(
+            UserError, match=r"retrieve examples from: 1; expected at least 2.*config\.task\.train"
+        ):
             make(kind, ["alone"])
 
 

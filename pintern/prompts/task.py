@@ -229,8 +229,9 @@ def split_examples(
     count = round(test_share * len(queries))
     if not 0 < count < len(queries):
         raise UserError(
-            f"test_share {test_share} of {len(queries)} distinct queries leaves one side empty.",
-            "Give more examples, or a share that puts at least one query on each side.",
+            f"A test set of {test_share:g} of the distinct queries is held out, and of "
+            f"{len(queries)} that leaves one side empty.",
+            "Give more examples, or a test set of their own.",
         )
     held_out = frozenset(queries[:count])
     return (

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, check_context
+from pintern.errors import UserError
+from pintern.prompts.pipeline import Prompts
 from pintern.prompts.task import Example
 
 
@@ -18,9 +21,10 @@ def check_lengths(parts: Parts, answered: Sequence[Example] = ()) -> None:
       answered: queries that the teacher answered, which are trained on beside the labelled pairs.
 
     Raises:
-      UserError: names the example, its length and the limit.
+      UserError: names the example, its length and the limit; or see `check_shots`.
     """
     config, prompts = parts.config, parts.prompts
+    check_shots(config, prompts)
     virtual = config.adapter.soft_prompt
     probed = config.eval.max_new_tokens if prompts.curriculum.adaptive else 0
     for level in prompts.curriculum.levels:
@@ -31,6 +35,26 @@ def check_lengths(parts: Parts, answered: Sequence[Example] = ()) -> None:
         adapted = config.distill.teacher == "first_stage"
         prefix = len(prompts.prefix(1.0)) + (virtual if adapted else 0)
         _check(parts, answered, config.distill.shots, prefix, 0, "in the teacher's prompt")
+
+
+def check_shots(config: ConfigDict, prompts: Prompts) -> None:
+    """Refuses more examples in a prompt than there are other labelled pairs.
+
+    Raises:
+      UserError: names the field that asks for them, and how many there are.
+    """
+    listed = "curriculum.shots" if config.curriculum.shots else "prompt.max_shots"
+    asked = {listed: max(level.shots for level in prompts.curriculum.levels)}
+    if config.distill.weight > 0:
+        asked["distill.shots"] = config.distill.shots
+    pairs = len(prompts.pool)
+    for field, shots in asked.items():
+        if shots >= pairs:
+            raise UserError(
+                f"config.{field} asks for {shots} examples in front of a query; there are {pairs} "
+                "labelled pairs, none of which is shown to itself.",
+                f"Set at most {pairs - 1}, or give more pairs.",
+            )
 
 
 def _check(

@@ -60,8 +60,9 @@ class Pool:
     def __init__(self, texts: Sequence[str]):
         if len(texts) < 2:
             raise UserError(
-                f"The retriever's pool has {len(texts)} item(s).",
-                "It needs at least 2: an item is never retrieved for itself.",
+                f"Labelled pairs to retrieve examples from: {len(texts)}; expected at least 2, as "
+                "none is shown to itself.",
+                "Give more (config.task.train or data), or raise config.task.max_train.",
             )
         self.texts = tuple(texts)
         self.places = defaultdict(list)
@@ -83,8 +84,10 @@ class Pool:
         """
         if not 0 <= k < self.size:
             raise UserError(
-                f"{k} examples per query were asked of a pool of {self.size}.",
-                f"Ask between 0 and {self.size - 1}: an item is never retrieved for itself.",
+                f"{k} examples per query were asked of {self.size} labelled pairs; expected 0 to "
+                f"{self.size - 1}, as none is shown to itself.",
+                "Lower config.prompt.max_shots, curriculum.shots, distill.shots or eval.shots, "
+                "whichever asks for them; or give more pairs.",
             )
         if exclude is None:
             exclude = [None] * len(queries)
