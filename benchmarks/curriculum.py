@@ -26,16 +26,30 @@ from absl import flags
 from benchmarks import measure
 from pintern import cli
 
-STEPS = flags.DEFINE_integer("steps", 400, "Of the run; a multiple of 20.")
-LONG = flags.DEFINE_integer("long", 2400, "Steps of the run whose padding is told besides.")
-STAGES = flags.DEFINE_integer("stages", 4, "Levels from the full prompt to the query alone.")
-ROWS = flags.DEFINE_integer("rows", 4, "Of a step.")
+STEPS = flags.DEFINE_integer("steps", 400, "Of the run; a multiple of 5 × --stages.", lower_bound=1)
+LONG = flags.DEFINE_integer(
+    "long", 2400, "Steps of the run whose padding is told besides.", lower_bound=1
+)
+STAGES = flags.DEFINE_integer(
+    "stages", 4, "Levels from the full prompt to the query alone.", lower_bound=2
+)
+ROWS = flags.DEFINE_integer("rows", 4, "Of a step.", lower_bound=1)
 PLAN = flags.DEFINE_boolean(
     "plan", False, "Pad each step's batch as a run would, and train nothing."
 )
 DATA = flags.DEFINE_string("data", "../shared/data/nl2bash", "Folder of all.nl and all.cm.")
 STALL, PADDING = 0.05, 0.10
-_EVERY = 5
+_EVERY = 5  # steps between two lines of a run's files; a stage is to end with one
+flags.register_multi_flags_validator(
+    ["steps", "stages"],
+    lambda given: given["steps"] % (_EVERY * given["stages"]) == 0,
+    f"--steps is to be a multiple of {_EVERY} × --stages.",
+)
+flags.register_multi_flags_validator(
+    ["long", "stages"],
+    lambda given: given["long"] >= given["stages"],
+    "--long is to be at least --stages.",
+)
 
 
 class StageCost(NamedTuple):

@@ -42,12 +42,15 @@ from benchmarks.shared_models import (
     torch_model,
 )
 from pintern import cli
+from pintern.errors import UserError
 
 if TYPE_CHECKING:
     from pintern.evaluation.decode import Generator
 
 ONLY = flags.DEFINE_list("only", [], "Names of the cases to run; all by default.")
-REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side of the shorter cases.")
+REPEATS = flags.DEFINE_integer(
+    "repeats", 3, "Timed runs of each side of the shorter cases.", lower_bound=1
+)
 TINY = flags.DEFINE_boolean("tiny", False, "A tiny model.")
 COMPARED = 16  # rows whose tokens differ: at most so many are looked into
 # By which the likeliest token's logit may exceed that of the one that was chosen in its place.
@@ -106,6 +109,19 @@ def cases(*, on_gpu: bool) -> list[Case]:
     ]
 
 
+def chosen_cases(*, on_gpu: bool) -> list[Case]:
+    """Those of `--only`; `headline` is none of them.
+
+    Raises:
+      UserError: a name that there isn't.
+    """
+    found = {case.name: case for case in cases(on_gpu=on_gpu)}
+    for name in ONLY.value:
+        if name not in (*found, "headline"):
+            raise UserError(f"--only={name} is none of {', '.join(found)}, headline.")
+    return [case for name, case in found.items() if not ONLY.value or name in ONLY.value]
+
+
 def main(_: list[str]) -> None:
     """Prints two tables; exits with 1 where the sides' tokens differ."""
     # Both libraries share a GPU: neither may take it all beforehand.
@@ -116,11 +132,11 @@ def main(_: list[str]) -> None:
     from pintern.evaluation.unroll import unrolled
 
     on_gpu = jax.default_backend() != "cpu"
+    chosen = chosen_cases(on_gpu=on_gpu)
     tiny, full = (TINY_LLAMA, LLAMA_1B) if on_gpu else (TINY_GPT2, GPT2_124M)
     shape, dtype = tiny if TINY.value else full, "bfloat16" if on_gpu else "float32"
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
-    chosen = [c for c in cases(on_gpu=on_gpu) if not ONLY.value or c.name in ONLY.value]
     results, failed = [], False
     with saved_model(shape, dtype=dtype) as folder:
         checkpoint = pintern_model(folder, dtype=dtype)

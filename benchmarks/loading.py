@@ -21,13 +21,23 @@ from absl import flags
 
 from pintern import cli
 
-WIDTH = flags.DEFINE_integer("width", 1536, "Model width.")
-LAYERS = flags.DEFINE_integer("layers", 24, "Layers.")
-VOCABULARY = flags.DEFINE_integer("vocabulary", 8192, "Rows of the embedding.")
-SHARDS = flags.DEFINE_integer("shards", 6, "Files that the checkpoint is split into, about.")
+WIDTH = flags.DEFINE_integer("width", 1536, "Model width.", lower_bound=64)
+flags.register_validator("width", lambda width: width % 64 == 0, "Give a multiple of 64.")
+LAYERS = flags.DEFINE_integer("layers", 24, "Layers.", lower_bound=1)
+VOCABULARY = flags.DEFINE_integer("vocabulary", 8192, "Rows of the embedding.", lower_bound=1)
+SHARDS = flags.DEFINE_integer(
+    "shards", 6, "Files that the checkpoint is split into, about.", lower_bound=1
+)
 DTYPES = flags.DEFINE_list("dtypes", ["bfloat16", "float32"], "Asked for; bfloat16 is stored.")
+flags.register_validator(
+    "dtypes",
+    lambda names: names and set(names) <= {"bfloat16", "float32"},
+    "Expected bfloat16, float32 or both.",
+)
 QUANTIZE = flags.DEFINE_bool("quantize", True, "Load once more with the linear maps in int8.")
-DEVICES = flags.DEFINE_integer("devices", 0, "Shard over so many virtual CPU devices; 0 is no.")
+DEVICES = flags.DEFINE_integer(
+    "devices", 0, "Shard over so many virtual CPU devices; 0 is no.", lower_bound=0
+)
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "", "Measure this folder; what a fresh process does."
 )

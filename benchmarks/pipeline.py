@@ -29,9 +29,13 @@ from absl import flags
 from benchmarks import measure
 from pintern import cli
 
-RECORDS = flags.DEFINE_integer("records", 100_000, "Labelled pairs of the pool.")
-SAMPLE = flags.DEFINE_integer("sample", 20, "Examples are searched for every so many-th record.")
-STEPS = flags.DEFINE_integer("steps", 24, "Of the training run whose consumption is measured.")
+RECORDS = flags.DEFINE_integer("records", 100_000, "Labelled pairs of the pool.", lower_bound=3)
+SAMPLE = flags.DEFINE_integer(
+    "sample", 20, "Examples are searched for every so many-th record.", lower_bound=1
+)
+STEPS = flags.DEFINE_integer(
+    "steps", 24, "Of the training run whose consumption is measured.", lower_bound=4
+)
 TARGET = 3.0
 HELP_SECONDS, FIRST_STEP_SECONDS = 1.0, 15.0
 

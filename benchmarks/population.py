@@ -26,11 +26,18 @@ from benchmarks import measure
 from pintern import cli, compiling
 
 MEMBERS = flags.DEFINE_list("members", ["1", "8"], "How many at once.")
+flags.register_validator(
+    "members",
+    lambda counts: counts and all(count.isdecimal() and int(count) > 0 for count in counts),
+    "Expected whole numbers above 0, such as --members=1,8.",
+)
 LORA = flags.DEFINE_boolean("lora", False, "LoRA on every map in place of a soft prompt.")
 MODEL = flags.DEFINE_string("model", "nano", "A checkpoint: a folder, org/name, or nano.")
-ROWS = flags.DEFINE_integer("rows", 4, "Rows of a member's step.")
-REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps of each.")
-STEPS = flags.DEFINE_integer("steps", 300, "Steps of the run that compiling is spread over.")
+ROWS = flags.DEFINE_integer("rows", 4, "Rows of a member's step.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 5, "Timed steps of each.", lower_bound=1)
+STEPS = flags.DEFINE_integer(
+    "steps", 300, "Steps of the run that compiling is spread over.", lower_bound=1
+)
 # Eight seeds of prompt tuning: no slower than one after another; on a GPU several times faster.
 TARGETS = {"cpu": 1.0, "gpu": 4.0}
 

@@ -21,11 +21,14 @@ from flax import nnx
 from pintern import cli
 
 MODEL = flags.DEFINE_string("model", "nano", "A checkpoint: a folder, org/name, or nano.")
-WIDTH = flags.DEFINE_integer("width", 0, "Of a model of random weights in place of --model.")
-LAYERS = flags.DEFINE_integer("layers", 8, "Of a model of random weights.")
-ROWS = flags.DEFINE_integer("rows", 8, "Rows at once.")
-SLOTS = flags.DEFINE_integer("slots", 128, "Tokens of a row.")
-REPEATS = flags.DEFINE_integer("repeats", 10, "Timed runs of each.")
+WIDTH = flags.DEFINE_integer(
+    "width", 0, "Of a model of random weights in place of --model.", lower_bound=0
+)
+flags.register_validator("width", lambda width: width % 64 == 0, "Give a multiple of 64.")
+LAYERS = flags.DEFINE_integer("layers", 8, "Of a model of random weights.", lower_bound=1)
+ROWS = flags.DEFINE_integer("rows", 8, "Rows at once.", lower_bound=1)
+SLOTS = flags.DEFINE_integer("slots", 128, "Tokens of a row.", lower_bound=1)
+REPEATS = flags.DEFINE_integer("repeats", 10, "Timed runs of each.", lower_bound=1)
 
 
 def main(_: list[str]) -> None:

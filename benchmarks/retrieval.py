@@ -20,19 +20,28 @@ from absl import flags
 
 from pintern import cli
 
-ITEMS = flags.DEFINE_integer("items", 20_000, "Of the pool.")
-QUERIES = flags.DEFINE_integer("queries", 20_000, "At most as many as items.")
-DIM = flags.DEFINE_integer("dim", 192, "Of the vectors; 192 is the bundled model's.")
-WORDS = flags.DEFINE_integer("words", 12, "Of a text, for BM25.")
-K = flags.DEFINE_integer("k", 4, "Neighbours of each query.")
+ITEMS = flags.DEFINE_integer("items", 20_000, "Of the pool.", lower_bound=2)
+QUERIES = flags.DEFINE_integer("queries", 20_000, "At most as many as items.", lower_bound=1)
+DIM = flags.DEFINE_integer("dim", 192, "Of the vectors; 192 is the bundled model's.", lower_bound=1)
+WORDS = flags.DEFINE_integer("words", 12, "Of a text, for BM25.", lower_bound=1)
+K = flags.DEFINE_integer("k", 4, "Neighbours of each query.", lower_bound=1)
 KINDS = flags.DEFINE_multi_enum("kind", ["dense", "bm25"], ["dense", "bm25"], "Which to run.")
-SHARE = flags.DEFINE_float("checked", 0.001, "Share of queries compared with a full sort.")
+SHARE = flags.DEFINE_float(
+    "checked",
+    0.001,
+    "Share of queries compared with a full sort.",
+    lower_bound=0.0,
+    upper_bound=1.0,
+)
+flags.register_multi_flags_validator(
+    ["items", "queries", "k"],
+    lambda given: given["queries"] <= given["items"] > given["k"],
+    "--items is to be at least --queries, and above --k.",
+)
 
 
 def main(_: list[str]) -> None:
     """Prints one table."""
-    if not 0 < QUERIES.value <= ITEMS.value:
-        raise flags.IllegalFlagValueError("--queries must lie between 1 and --items")
     print(f"{platform.processor() or platform.machine()}, numpy {np.__version__}")
     print(
         f"{'kind':<6} {'items':>8} {'queries':>8} {'index s':>8} {'search s':>9} {'queries/s':>10} "

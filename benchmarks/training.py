@@ -30,9 +30,16 @@ from pintern import cli
 
 NAMES = ("train_recurrent_8", "train_recurrent_32", "train_plain", "train_soft_prompt")
 CASES = flags.DEFINE_list("cases", list(NAMES), "Which of them.")
-REPEATS = flags.DEFINE_integer("repeats", 0, "Timed runs of each side; 0 is each case's own.")
+REPEATS = flags.DEFINE_integer(
+    "repeats", 0, "Timed runs of each side; 0 is each case's own.", lower_bound=0
+)
 TINY = flags.DEFINE_boolean("tiny", False, "Tiny model and rows.")
 DATA = flags.DEFINE_string("data", "../shared/data", "Folder with NL2Bash and GPT-2's tokenizer.")
+flags.register_validator(
+    "cases",
+    lambda names: names and set(names) <= set(NAMES),
+    f"The cases are {', '.join(NAMES)}.",
+)
 SIDE = flags.DEFINE_enum("side", None, ["ours", "peer"], "One side alone; what a process does.")
 FOLDER = flags.DEFINE_string("folder", None, "Of the model; with --side.")
 # Of float32 sums in another order: relative, over each tensor's norm.
@@ -84,7 +91,7 @@ def case_of(name: str) -> Case:
         case "train_soft_prompt":
             virtual = 10 if TINY.value else 100
             return training_cases.soft_prompt(3.0, vocab, virtual=virtual, rows=8, sizes=(24, 8))
-    raise flags.IllegalFlagValueError(f"--cases: {name!r} is none of {', '.join(NAMES)}")
+    raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
 
 
 def process(side: str, folder: Path, name: str) -> measure.Side:

@@ -31,12 +31,13 @@ from benchmarks.shared_models import LLAMA_1B, TINY_LLAMA, pintern_model, saved_
 from benchmarks.training_cases import Case, Work
 from benchmarks.training_sides import Ours, Peer, difference, write_adapter
 from pintern import cli
+from pintern.errors import UserError
 
 if TYPE_CHECKING:
     from pintern.models.load import Checkpoint
 
-REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side.")
-STEPS = flags.DEFINE_integer("steps", 4, "Steps of a run.")
+REPEATS = flags.DEFINE_integer("repeats", 3, "Timed runs of each side.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 4, "Steps of a run.", lower_bound=1)
 DEFAULTS = flags.DEFINE_boolean(
     "xla_defaults", False, "XLA's own options in place of pintern's; nothing is saved."
 )
@@ -55,6 +56,11 @@ def main(_: list[str]) -> None:
     import jax
 
     jax.config.update("jax_enable_compilation_cache", False)
+    if device() == "cpu" and not TINY.value:
+        raise UserError(
+            "benchmarks.training_gpu needs an NVIDIA GPU, and JAX finds a CPU alone.",
+            "--tiny tries the script out there.",
+        )
     shape, dtype = (TINY_LLAMA, "float32") if TINY.value else (LLAMA_1B, "bfloat16")
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)

@@ -15,9 +15,13 @@ from absl import flags
 from pintern import cli
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.")
-REQUESTS = flags.DEFINE_integer("requests", 40, "Requests timed per arm, one at a time.")
-USD_PER_HOUR = flags.DEFINE_float("usd_per_hour", 0.10, "Price of this machine, for break-even.")
+SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
+REQUESTS = flags.DEFINE_integer(
+    "requests", 40, "Requests timed per arm, one at a time.", lower_bound=1
+)
+USD_PER_HOUR = flags.DEFINE_float(
+    "usd_per_hour", 0.10, "Price of this machine, for break-even.", lower_bound=0.0
+)
 
 
 def main(_: list[str]) -> None:
