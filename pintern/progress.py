@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -11,10 +12,14 @@ from types import TracebackType
 from pintern.distributed import is_first
 
 _PLAIN_EVERY = 10.0  # seconds between lines without a terminal
+_SETTLED, _RECENT = 1.0, 30.0  # seconds that the rate is taken over, at least and at most
 
 
 class Progress:
     """Counts towards a total on stderr.
+
+    Rate and time left are of the recent units, and untold before there are some: the first of all
+    waits for its program to be compiled, and says nothing of the others.
 
     Args:
       title: what is being done.
@@ -26,8 +31,8 @@ class Progress:
     def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step"):
         self._shown = is_first()
         self._title, self._total, self._done, self._unit = title, total, done, unit
-        self._began, self._first = time.monotonic(), done
-        self._printed = self._began
+        self._printed = time.monotonic()
+        self._recent: deque[tuple[float, int]] = deque()  # when, and how many were done by then
         self._bar = self._task = None
 
     def __enter__(self) -> Progress:
@@ -78,27 +83,31 @@ class Progress:
         """Tells that `count` more units are done; `note` says how it goes (level, loss)."""
         self._done += count
         now = time.monotonic()
+        while len(self._recent) > 1 and now - self._recent[0][0] > _RECENT:
+            self._recent.popleft()
+        self._recent.append((now, self._done))
         if self._bar is not None:
-            self._bar.update(
-                self._task, completed=self._done, note=note, rate=f"{self._rate(now):.1f}/s"
-            )
+            rate = self._rate()
+            shown = f"{rate:.1f}/s" if rate else ""
+            self._bar.update(self._task, completed=self._done, note=note, rate=shown)
         elif now - self._printed >= _PLAIN_EVERY:
             self._print(now, note)
 
-    def _rate(self, now: float) -> float:
-        return (self._done - self._first) / max(now - self._began, 1e-9)
+    def _rate(self) -> float:
+        """Units a second; 0 where it isn't known yet."""
+        if not self._recent:
+            return 0.0
+        (began, first), (now, done) = self._recent[0], self._recent[-1]
+        return (done - first) / (now - began) if now - began >= _SETTLED else 0.0
 
     def _print(self, now: float, note: str) -> None:
         self._printed = now
         if not self._shown:
             return
-        rate = self._rate(now)
-        remaining = self._total - self._done
-        # Nothing may have been done in this process: all was there already.
-        left = f"{remaining / rate:.0f}" if rate else "0" if not remaining else "?"
+        rate, remaining = self._rate(), self._total - self._done
+        speed = f", {rate:.1f}/s, {remaining / rate:.0f} s left" if rate else ""
         print(
-            f"{self._title}: {self._done}/{self._total} {self._unit}s, {rate:.1f}/s, "
-            f"{left} s left {note}".rstrip(),
+            f"{self._title}: {self._done}/{self._total} {self._unit}s{speed} {note}".rstrip(),
             file=sys.stderr,
             flush=True,
         )
