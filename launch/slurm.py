@@ -11,6 +11,7 @@ one that all nodes see.
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 import time
@@ -23,6 +24,8 @@ from launch import common
 from pintern.errors import UserError
 
 _POLL = 2.0  # seconds; the controller of a large site has enough to do
+# minutes, minutes:seconds, hours:minutes:seconds, and days-hours with or without the smaller ones.
+_TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|UNLIMITED|INFINITE", re.ASCII)
 _DONE = "COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL OUT_OF_MEMORY BOOT_FAIL DEADLINE".split()
 
 
@@ -42,6 +45,12 @@ def define(values: flags.FlagValues) -> None:
     number("grace", 120, 10, "Seconds before the end of the time limit at which the job saves.")
     text("partition", None, "Partition; the site's default without.")
     text("time", None, "Time limit of one stretch, as sbatch takes it.")
+    flags.register_validator(
+        "time",
+        lambda given: given is None or _TIME.fullmatch(given),
+        "Give hours:minutes:seconds or days-hours, such as 12:00:00 or 2-12.",
+        flag_values=values,
+    )
     text("name", None, "Name of the job; by default made of the run's folder.")
     text("log_dir", "runs/launch", "Folder of script and log.")
     flags.DEFINE_multi_string(

@@ -66,7 +66,8 @@ class Commands:
     def create(self) -> list[str]:
         """Requests the VM."""
         values = self.values
-        image = values.runtime_version or _IMAGES.get(values.type.rpartition("-")[0])
+        generation, _, size = values.type.rpartition("-")
+        image = values.runtime_version or (_IMAGES.get(generation) if size.isdecimal() else None)
         if image is None:
             raise UserError(
                 f"--type={values.type}: expected one of {', '.join(f'{g}-N' for g in _IMAGES)}.",

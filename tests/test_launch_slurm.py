@@ -198,6 +198,10 @@ def test_one_process_per_gpu_or_one_that_sees_all():
     assert "export JAX_LOCAL_DEVICE_IDS=0,1,2,3\n" in made
     assert "#SBATCH --account=me\n" in made
     assert "gpus" not in script()
+    for given in ("90", "90:30", "2-12", "2-12:30:00", "UNLIMITED"):
+        assert f"#SBATCH --time={given}\n" in script(f"--time={given}")
+    with pytest.raises(flags.IllegalFlagValueError, match=r"--time=banana.*days-hours"):
+        script("--time=banana")
     with pytest.raises(UserError, match="tasks_per_node=3"):
         script("--gpus_per_node=4", "--tasks_per_node=3")
 
