@@ -59,8 +59,10 @@ class ChatLayout:
         """
         if not tokenizer.tokenizer.chat_template:
             raise UserError(
-                "config.task.chat is set, but the checkpoint's tokenizer has no chat template.",
-                "Set config.task.chat=False, or take an instruction-tuned checkpoint.",
+                "The checkpoint's tokenizer has no chat template, which config.task.chat, or "
+                "--chat of pintern.generate, asks for.",
+                "Set config.task.chat=False (leave --chat out), or take an instruction-tuned "
+                "checkpoint.",
             )
         turns = [("user", _QUERY), ("assistant", _ANSWER), ("user", _NEXT)]
         text = _render(tokenizer, [("system", _SYSTEM), *turns])
