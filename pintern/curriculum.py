@@ -354,12 +354,14 @@ def _time_at(shape: Callable[[float], float], share: float) -> float:
 
 def main(_: list[str]) -> None:
     """Prints the schedule of a config; refuses one whose prompts training would refuse."""
-    from pintern.assemble import assemble
     from pintern.cli import config_from_flags
+
+    config = config_from_flags()  # checked before the imports below, which take seconds
+    from pintern.assemble import assemble
     from pintern.training.lengths import check_lengths
     from pintern.training.teacher import check_distillation
 
-    parts = assemble(config_from_flags())
+    parts = assemble(config)
     check_lengths(parts)
     check_distillation(parts)
     print(parts.prompts.schedule_table())

@@ -162,6 +162,13 @@ def own(tmp_path):
     return config
 
 
+def test_too_few_pairs_to_hold_any_out_are_named_by_their_file(own):
+    Path(own.task.train).write_text(json.dumps({"query": "q", "completion": "a"}) + "\n")
+    said = rf"{re.escape(own.task.train)} has 1 distinct queries.*config\.task\.test"
+    with pytest.raises(UserError, match=said):
+        load_task(validate(own))
+
+
 def test_own_files_without_a_test_file_hold_a_fifth_out(own):
     task = load_task(validate(own))
     assert (len(task.train), len(task.test)) == (8, 2)

@@ -209,12 +209,13 @@ def read_queries(path: str | Path) -> tuple[str, ...]:
 
 
 def split_examples(
-    examples: Sequence[Example], test_share: float, seed: int
+    examples: Sequence[Example], test_share: float, seed: int, where: str = "The training set"
 ) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
     """Splits one set into train and test, both in the given order.
 
     Examples with the same query stay together, so that no answer leaks; the share is therefore one
-    of distinct queries. Who goes where depends on the seed and on the set of queries alone.
+    of distinct queries. Who goes where depends on the seed and on the set of queries alone. `where`
+    they come from is for messages.
 
     Returns:
       train, test.
@@ -229,9 +230,9 @@ def split_examples(
     count = round(test_share * len(queries))
     if not 0 < count < len(queries):
         raise UserError(
-            f"A test set of {test_share:g} of the distinct queries is held out, and of "
-            f"{len(queries)} that leaves one side empty.",
-            "Give more examples, or a test set of their own.",
+            f"{where} has {len(queries)} distinct queries; holding out {test_share:g} of them to "
+            "test on leaves one side empty.",
+            "Give more, or a test set (config.task.test; of config.task.data, a split).",
         )
     held_out = frozenset(queries[:count])
     return (

@@ -51,7 +51,7 @@ def files_task(config: ConfigDict, seed: int) -> Task:
         )
     else:
         examples = read_examples(config.train)
-        train, test = split_examples(examples, HELD_OUT, seed)
+        train, test = split_examples(examples, HELD_OUT, seed, config.train)
         note = (
             f"No test file: {len(test)} of the {len(examples)} pairs in {config.train} are held "
             f"out, a fifth of the distinct queries (seed {seed})."

@@ -92,7 +92,7 @@ def _hold_out(
     judge: Callable[[Row, str], Sequence[Example]],
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], dict[str, int], str]:
     examples, rows = _examples(read, where, split, learn)
-    train, held = split_examples(examples, HELD_OUT, seed)
+    train, held = split_examples(examples, HELD_OUT, seed, where)
     queries = {example.query for example in held}
     judged, _ = _examples(read, where, split, judge)
     tests = tuple(example for example in judged if example.query in queries)
