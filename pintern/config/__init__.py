@@ -1,5 +1,6 @@
 """The configuration of a run: every field and its default (`fields`), what values it takes
-(`checks`), which of them contradict each other (`contradictions`), and its text (`text`).
+(`checks`), which of them contradict each other (`contradictions`) or would do nothing (`unused`),
+and its text (`text`).
 
 An experiment is a file with a `get_config()` that starts from `default_config()` and changes what
 it is about; `--config.<field>=<value>` overrides single fields on the command line.
