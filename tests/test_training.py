@@ -216,9 +216,9 @@ def test_a_prompt_longer_than_the_context_names_example_and_length(tmp_path, dis
     assert f"{prefix + row} tokens long ({prefix} of prefix, {row} of row)" in str(raised.value)
     assert "context is 64" in str(raised.value)
     # The folder isn't the failed run's: the mended config may have it.
-    config.prompt.max_shots = config.distill.shots = 0
+    config.prompt.max_shots = 0
     config.train.steps, config.distill.weight = 2, 0.0
-    config.curriculum.update(schedule="explicit", keep_rates=(0.0,), shots=(0,))
+    config.curriculum.update(schedule="explicit", stages=4, keep_rates=(0.0,), shots=(0,))
     assert train(config, tmp_path / "run")
 
 
