@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 
+from pintern.endings import ends_quietly
 from pintern.errors import EXIT_CODE, UserError, report_user_errors
 from pintern.paths import user_cache
 
@@ -79,11 +80,12 @@ def _quiet_and_cached() -> None:
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point."""
     _quiet_and_cached()
-    app.run(
-        report_user_errors(main),
-        flags_parser=lambda argv: (
-            app.parse_flags_with_usage(argv)
-            if any(a in ("--help", "-h", "--helpfull", "--helpshort", "-?") for a in argv)
-            else _parse(argv)
-        ),
-    )
+    with ends_quietly():
+        app.run(
+            report_user_errors(main),
+            flags_parser=lambda argv: (
+                app.parse_flags_with_usage(argv)
+                if any(a in ("--help", "-h", "--helpfull", "--helpshort", "-?") for a in argv)
+                else _parse(argv)
+            ),
+        )
