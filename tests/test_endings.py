@@ -39,7 +39,7 @@ def test_ctrl_c_is_one_line_wherever_it_comes(main, tmp_path):
     assert tiny.run("-c", code) == (130, "", "Interrupted.\n")
 
 
-@pytest.mark.parametrize("arguments", [["-m", "pintern.train", "--help"]])
+@pytest.mark.parametrize("arguments", [["-m", "pintern.train", "--help"], ["-m", "pintern.config"]])
 def test_a_reader_that_has_gone_ends_a_command_quietly(arguments):
     reader, writer = os.pipe()
     os.close(reader)

@@ -87,6 +87,20 @@ def test_the_base_behind_the_full_prompt_from_the_command_line(tmp_path):
     assert tokens["examples"] > 5
 
 
+@pytest.mark.slow
+def test_a_run_s_own_config_is_scored_with_other_fields_of_eval_and_no_others(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    command = ("-m", "pintern.evaluate", f"--workdir={run}")
+    for base in ((), ("--base",)):
+        code, _, err = tiny.run(*command, *base, "--config.eval.max_new_tokens=1")
+        assert code == 0, err
+        code, _, err = tiny.run(*command, *base, "--config.train.steps=9")
+        assert code == 2
+        assert "train.steps: 8 → 9" in err
+    rows = tiny.lines(run / "eval" / "8" / "predictions.jsonl")
+    assert {len(row["prediction"].split()) for row in rows} <= {0, 1}
+
+
 def test_what_is_absent_is_told_in_one_line(tmp_path):
     empty = tmp_path / "empty"
     untrained = tmp_path / "untrained"
