@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -76,6 +77,8 @@ def initialize() -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **explicit)
+        # JAX has taken SIGTERM for a notice that nobody here asks for; who listened hears it again.
+        signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))
     except (ValueError, OSError):
         # Chips, but no cluster that JAX knows and no metadata server: a single host.
         if found != "tpu_vm":

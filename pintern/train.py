@@ -3,9 +3,9 @@
     python -m pintern.train --config=experiments/promptintern/company.py --workdir=runs/first
 
 Run the same command again to resume: after kill −9 the run goes on from its last checkpoint and
-ends with the same adapter, bit for bit. SIGTERM (or Ctrl-C) saves and exits with 0. The folder
-then holds config.json, prompts/ (the template at every level, as text to read and edit),
-checkpoints/, metrics.jsonl and tensorboard/. Next:
+ends with the same adapter, bit for bit. SIGTERM (or Ctrl-C) saves and exits with 0, also where it
+comes before there is anything to save. The folder then holds config.json, prompts/ (the template at
+every level, as text to read and edit), checkpoints/, metrics.jsonl and tensorboard/. Next:
 
     python -m pintern.evaluate --workdir=runs/first
 
@@ -21,6 +21,7 @@ import sys
 from absl import flags
 
 from pintern import cli, distributed
+from pintern.training.signals import sigterm
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.", required=True)
 ALLOW_CHANGED = flags.DEFINE_multi_enum(
@@ -33,18 +34,21 @@ ALLOW_CHANGED = flags.DEFINE_multi_enum(
 
 def main(_: list[str]) -> None:
     """Trains the config's run."""
-    config = cli.config_from_flags()
-    distributed.initialize()
-    from pintern.remote import local_workdir
-    from pintern.training.loop import train
-
     name = WORKDIR.value
-    with local_workdir(name, trains=True) as workdir:
-        complete = train(config, workdir, allow_changed=ALLOW_CHANGED.value)
+    with sigterm():  # before the imports, which take seconds
+        config = cli.config_from_flags()
+        distributed.initialize()
+        from pintern.remote import local_workdir
+        from pintern.training.loop import train
+
+        with local_workdir(name, trains=True) as workdir:
+            complete = train(config, workdir, allow_changed=ALLOW_CHANGED.value)
     if complete:
         print(f"Trained. Next: python -m pintern.evaluate --workdir={name}")
     else:
-        print(f"Stopped by a signal; saved in {name}. The same command goes on from there.")
+        print(
+            f"Stopped by a signal; what was trained is saved in {name}. The same command goes on."
+        )
         sys.exit(distributed.stopped_status())
 
 

@@ -56,7 +56,7 @@ from pintern.training.placement import (
 )
 from pintern.training.programs import AHEAD, Programs, abstract
 from pintern.training.record import Recorder
-from pintern.training.signals import sigterm
+from pintern.training.signals import asked_to_stop, sigterm
 from pintern.training.stacking import (
     PopulationData,
     make_population_step,
@@ -95,7 +95,7 @@ def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) ->
         check_trains(validate(config))
     resumed = [claim(path, config) for config, path in zip(configs, workdirs, strict=True)]
     group = select_group(configs, workdirs)
-    if group:
+    if group and not asked_to_stop():
         _train(
             [configs[i] for i in group], [workdirs[i] for i in group], [resumed[i] for i in group]
         )
@@ -141,6 +141,8 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     # ── the members and their parts: one base for all ──
     config = configs[0]
     parts = assemble_members(configs, workdirs, resumed)
+    if asked_to_stop():
+        return
     check_rows(parts[0])
     graph, base = split_decoder(parts[0].checkpoint)
     curriculum = parts[0].prompts.curriculum
