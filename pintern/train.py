@@ -16,12 +16,18 @@ writes (`checkpoint.every`, `minutes` and `keep`, `train.log_every`) may always 
 Started by `launch` as several processes, it connects with the others first.
 """
 
+from __future__ import annotations
+
 import sys
+from typing import TYPE_CHECKING
 
 from absl import flags
 
 from pintern import cli, distributed
 from pintern.training.signals import sigterm
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; made if absent.", required=True)
 ALLOW_CHANGED = flags.DEFINE_multi_enum(
@@ -35,14 +41,9 @@ ALLOW_CHANGED = flags.DEFINE_multi_enum(
 def main(_: list[str]) -> None:
     """Trains the config's run."""
     name = WORKDIR.value
-    with sigterm():  # before the imports, which take seconds
+    with sigterm() as stop:  # before the imports, which take seconds
         config = cli.config_from_flags()
-        distributed.initialize()
-        from pintern.remote import local_workdir
-        from pintern.training.loop import train
-
-        with local_workdir(name, trains=True) as workdir:
-            complete = train(config, workdir, allow_changed=ALLOW_CHANGED.value)
+        complete = not stop and _train(config, name)
     if complete:
         print(f"Trained. Next: python -m pintern.evaluate --workdir={name}")
     else:
@@ -50,6 +51,16 @@ def main(_: list[str]) -> None:
             f"Stopped by a signal; what was trained is saved in {name}. The same command goes on."
         )
         sys.exit(distributed.stopped_status())
+
+
+def _train(config: ConfigDict, name: str) -> bool:
+    """Trains in the folder, beside other processes if there are any; False if a signal came."""
+    distributed.initialize()
+    from pintern.remote import local_workdir
+    from pintern.training.loop import train
+
+    with local_workdir(name, trains=True) as workdir:
+        return train(config, workdir, allow_changed=ALLOW_CHANGED.value)
 
 
 if __name__ == "__main__":
