@@ -179,7 +179,7 @@ def load_server(config: ConfigDict, workdir: Path | None) -> Server:
 def read_requests() -> list[Request]:
     """Prompts of `--prompts`, or of standard input."""
     from pintern.prompts.requests import parse_requests
-    from pintern.prompts.task import decode_text, read_text
+    from pintern.prompts.text import decode_text, read_text
 
     where = PROMPTS.value or "standard input"
     if PROMPTS.value is not None:

@@ -10,7 +10,8 @@ import random
 from pathlib import Path
 
 from pintern.errors import UserError
-from pintern.prompts.task import Example, PromptFormat, Task, decode_text, read_template
+from pintern.prompts.task import Example, PromptFormat, Task, read_template
+from pintern.prompts.text import decode_text
 from pintern.tasks.sources import Row, take
 from pintern.tasks.splits import load_splits
 

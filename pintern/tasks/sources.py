@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pintern.errors import UserError
-from pintern.prompts.task import check_characters, parse_json_line, read_text
+from pintern.prompts.text import check_characters, parse_json_line, read_text
 from pintern.tasks.libraries import (
     SPLIT_NAMES,
     WHOLE,
