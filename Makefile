@@ -1,6 +1,7 @@
 # make quickstart   install into .venv and run the main job on the embedded default
 # make test         install into .venv and run the test suite
-# make test-peers   compare with torch, transformers and peft, in an environment of its own
+# make test-peers   compare with torch, transformers and peft, in an environment of its own; with
+#                   XLA's own options, where `make test` has it compile in its shortest way
 # make lint         ruff
 # make bench        speed and memory beside PEFT and PyTorch, on this CPU; tables, and benchmarks/out/cpu.json
 # make bench-gpu    the same on an NVIDIA GPU, with a torch that can use it
@@ -27,7 +28,7 @@ test: $(VENV)/installed-test
 		--max-worker-restart=0 $(TESTS)
 
 test-peers: $(PEERS)/installed
-	JAX_PLATFORMS=cpu $(PEERS)/bin/python -m pytest tests/peers
+	JAX_PLATFORMS=cpu XLA_FLAGS= $(PEERS)/bin/python -m pytest tests/peers
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .

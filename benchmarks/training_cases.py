@@ -243,7 +243,7 @@ def plain(
     """
     drawn = nl2bash_rows(data, vocab, rows * window)
     lengths = np.array([len(row.tokens) for row in drawn])
-    packed = packing(lengths, rows=rows, seed=0)
+    packed = packing(lengths, rows=rows)
     ours = stretch_indices(range(window), lengths, rows=rows, seed=0, packed=packed)
     theirs = np.random.default_rng(1).permutation(np.concatenate(ours[:steps]))
 

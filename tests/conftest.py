@@ -2,7 +2,8 @@
 
 Most of the suite's time is XLA's, and tests train the same tiny runs again and again. So compiled
 programs lie in pytest's own cache folder, for this run's processes and for the next one
-(`pytest --cache-clear` forgets them).
+(`pytest --cache-clear` forgets them), and XLA turns each into machine code in the shortest way it
+has: the same operations, fused alike, as slower code. `XLA_FLAGS= pytest` tests what users get.
 """
 
 import os
@@ -14,6 +15,9 @@ import pytest
 from jaxtyping import install_import_hook
 
 # Before jax is imported; the environment is handed on to workers and subprocesses.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 PROGRAMS = Path(__file__).parent.parent / ".pytest_cache" / "d" / "programs"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(PROGRAMS))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

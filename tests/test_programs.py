@@ -1,5 +1,7 @@
 """Programs are compiled once each, ahead of time, and forgotten when no level needs them."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -40,6 +42,24 @@ def test_what_is_not_kept_leaves_memory(programs):
     assert programs.get(5)(jnp.ones(5)).tolist() == [2, 3, 4, 5, 6]
     with pytest.raises(KeyError):
         programs.get(3)
+
+
+def test_what_was_forgotten_before_its_turn_is_not_compiled():
+    turn = threading.Event()
+
+    def waits(x: jax.Array) -> jax.Array:
+        turn.wait()
+        return x
+
+    programs = Programs(waits)
+    for size in range(1, 9):
+        programs.prepare(size, vector(size))
+    programs.keep([])
+    programs.prepare(9, vector(9))
+    turn.set()
+    programs.get(9)
+    programs.close()
+    assert programs.count <= 2  # the one that was under way, and the last
 
 
 def test_what_was_forgotten_is_compiled_anew(programs):

@@ -4,6 +4,7 @@ import pytest
 import tiny
 
 from pintern.errors import UserError
+from pintern.evaluation.decode import Generator
 from pintern.training.loop import train
 
 
@@ -13,11 +14,27 @@ def test_the_teacher_answers_no_more_queries_than_there_are(tmp_path):
         train(config, tmp_path / "run")
 
 
-def test_the_first_stage_must_be_there_to_give_a_teacher(tmp_path):
+@pytest.mark.parametrize(
+    "curriculum",
+    [{"stages": 1}, {"schedule": "explicit", "keep_rates": (0.0, 0.0), "shots": (0, 0)}],
+    ids=["one stage", "equal stages"],
+)
+def test_the_first_stage_must_be_there_to_give_a_teacher(tmp_path, curriculum):
     config = tiny.config(distill__weight=1.0, distill__teacher="first_stage")
-    config.curriculum.stages = 1
-    with pytest.raises(UserError, match="the curriculum has one stage"):
+    config.curriculum.update(curriculum)
+    with pytest.raises(UserError, match="the curriculum has one level"):
         train(config, tmp_path / "run")
+
+
+def test_a_teacher_that_answers_nothing_teaches_nothing(tmp_path, monkeypatch, capsys):
+    config = tiny.config(distill__weight=1.0, distill__unlabelled=4, distill__labelled=False)
+    config.train.ce_weight = 0.0
+    nothing = [[] for _ in range(4)]
+    monkeypatch.setattr(Generator, "__call__", lambda self, rows, **_: nothing)
+    with pytest.raises(UserError, match="answered none of its 4 queries"):
+        train(config, tmp_path / "run")
+    assert "answer to 4 of 4 queries is empty" in capsys.readouterr().out
+    assert not (tmp_path / "run" / "teacher.jsonl").exists()
 
 
 def test_the_teacher_of_the_first_stage_has_its_last_adapter(tmp_path):

@@ -15,10 +15,11 @@ import tiny
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.curriculum import AdaptiveState, Stage
 from pintern.errors import UserError
-from pintern.training.checkpoint import Checkpoints
+from pintern.training.checkpoint import Checkpoints, checkpoint_steps
 from pintern.training.data import TrainingData
 from pintern.training.loop import load_data, train
 from pintern.training.restore import restore_run
+from pintern.training.stages import forget_later
 from pintern.training.step import TrainState, make_optimizer
 from pintern.training.workdir import JsonLines, check_base, claim, read_config
 
@@ -54,7 +55,11 @@ def test_a_run_writes_what_it_promises():
     assert [row["step"] for row in rows] == list(range(8))
     assert [(row["keep_rate"], row["shots"]) for row in rows] == [(1.0, 1)] * 4 + [(0.0, 0)] * 4
     assert all(0 < row["loss"] < 20 and row["grad_norm"] > 0 for row in rows)
-    assert rows[0]["prompt_tokens"] > rows[-1]["prompt_tokens"] > 5
+    prompts, data = tiny.parts().prompts, load_data(tiny.parts(), run, None)
+    for step, row in enumerate(rows):
+        starts = [data.rows(row["shots"])[i].start for i in data.indices(step)]
+        in_front = len(prompts.prefix(row["keep_rate"])) + np.mean(starts)
+        assert row["prompt_tokens"] == pytest.approx(in_front, abs=0.01)
     assert all(0 <= row["padding"] < 1 for row in rows)
     saved = sorted(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdigit())
     assert saved == [6, 8]
@@ -118,6 +123,44 @@ def test_weights_that_blow_up_are_in_no_checkpoint(tmp_path):
     kept = {int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()}
     assert step not in kept
     assert [row["step"] for row in tiny.lines(tmp_path / "run" / "metrics.jsonl")] == [*range(step)]
+
+
+def test_no_stage_is_kept_of_weights_that_blew_up_before_its_end(tmp_path):
+    """Metrics that nobody has looked at yet are looked at first."""
+    config = tiny.config(
+        train__learning_rate=3e38,
+        train__warmup=0.0,
+        train__log_every=100,
+        checkpoint__every=100,
+        checkpoint__stages=True,
+    )
+    with pytest.raises(UserError, match=r"loss at step \d is"):
+        train(config, tmp_path / "run")
+    assert checkpoint_steps(tmp_path / "run" / "stages") == []
+
+
+@pytest.mark.parametrize(("changed", "teacher"), [(False, [6]), (True, [])])
+def test_what_was_kept_beyond_the_step_of_a_resumption_is_forgotten(tmp_path, changed, teacher):
+    """A teacher too, and its answers, if the run would come by another one."""
+    for name in ("stages/2", "stages/4", "stages/6", "teacher/6"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "teacher.jsonl").touch()
+    forget_later(tmp_path, 4, changed=changed)
+    assert checkpoint_steps(tmp_path / "stages") == [2, 4]
+    assert checkpoint_steps(tmp_path / "teacher") == teacher
+    assert (tmp_path / "teacher.jsonl").exists() == bool(teacher)
+
+
+def test_a_device_with_one_row_at_a_time_gets_rows_of_like_length():
+    """There is nothing to pack a long one with: steps are what they are without packs."""
+
+    def data(**options) -> TrainingData:
+        return TrainingData(tiny.parts().prompts, batch_rows=8, seed=0, **options)
+
+    level = tiny.parts().prompts.curriculum.levels[0]
+    alone, apart = data(accumulate=8), data(accumulate=1, pack=False)
+    assert alone.packed(level) == 1
+    assert [alone.indices(step) for step in range(8)] == [apart.indices(s) for s in range(8)]
 
 
 def test_another_config_is_refused_and_nothing_is_touched(tmp_path):

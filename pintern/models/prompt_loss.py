@@ -20,8 +20,8 @@ def prompt_nats(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Sum of −log p over the prompt tokens of every row's concatenation, and how many there are.
 
-    No more than one pack's or one prefix's logits are held at once per group; the backward pass
-    makes them again.
+    No more than one pack's logits are held at once per lane, or one prefix's per group; the
+    backward pass makes them again. So devices that split the rows go through their own at once.
 
     Args:
       decoder: base model.
@@ -30,14 +30,14 @@ def prompt_nats(
       row_weights: what each row counts.
     """
     group, _, slot = batch.pack_tokens.shape
-    width = reading.rows.shape[-1]
+    lane, width = batch.target_rows.shape[1], reading.rows.shape[-1]
 
     @jax.checkpoint
     def nats(
-        hidden: Float[Array, "group slot model"],
-        tokens: Int[Array, "group slot"],
-        weights: Float[Array, "group slot"],
-    ) -> Float[Array, " group"]:
+        hidden: Float[Array, "*owner slot model"],
+        tokens: Int[Array, "*owner slot"],
+        weights: Float[Array, "*owner slot"],
+    ) -> Float[Array, "*owner"]:
         return jnp.sum(token_nats(decoder.logits(hidden), tokens) * weights, axis=-1)
 
     # What stands before the row: `[group, 1, model]`, and whether there is anything.
@@ -66,10 +66,14 @@ def prompt_nats(
     def one_pack(pack: tuple[Array, ...]) -> Array:
         hidden, before, tokens, weights = pack
         own = _gather(hidden, before)
-        return nats(jnp.where((before >= 0)[..., None], own, last), tokens, weights)
+        return nats(jnp.where((before >= 0)[..., None], own, last[:, None]), tokens, weights)
+
+    def in_turn(x: Array) -> Array:
+        by_lane = x.reshape(group, lane, -1, *x.shape[2:])
+        return jnp.moveaxis(by_lane, 2, 0)
 
     by_pack = (reading.rows, before, batch.pack_tokens, counted)
-    pack_sum = jax.lax.map(one_pack, jax.tree.map(lambda x: jnp.moveaxis(x, 1, 0), by_pack))
+    pack_sum = jax.lax.map(one_pack, jax.tree.map(in_turn, by_pack))
     rows = row_weights.sum(-1)
     return (
         jnp.sum(prefix_sum * rows) + jnp.sum(pack_sum),
@@ -85,6 +89,6 @@ def _slot_before(valid: Int[Array, "*batch slot"]) -> Int[Array, "*batch slot+1"
 
 
 def _gather(
-    hidden: Float[Array, "group slot model"], at: Int[Array, "group wanted"]
-) -> Float[Array, "group wanted model"]:
-    return jnp.take_along_axis(hidden, jnp.maximum(at, 0)[..., None], axis=1)
+    hidden: Float[Array, "*owner slot model"], at: Int[Array, "*owner wanted"]
+) -> Float[Array, "*owner wanted model"]:
+    return jnp.take_along_axis(hidden, jnp.maximum(at, 0)[..., None], axis=-2)

@@ -96,10 +96,15 @@ class TrainingData:
 
     @functools.cache  # noqa: B019
     def _dealt(self, shots: int) -> int:
-        """Rows that are dealt out together: neither micro-batches nor devices change the order."""
+        """Rows that are dealt out together.
+
+        Neither micro-batches nor devices change the order; but where each of a device's rows would
+        stand alone, long ones beside short ones, all of a step are of like length instead.
+        """
         if not self._pack:
             return 1
-        return packing(self._lengths(shots), rows=self._rows, seed=self._seed)
+        found = packing(self._lengths(shots), rows=self._rows)
+        return found if math.gcd(found, self._lane_rows) > 1 else 1
 
     def packed(self, level: Level) -> int:
         """Rows of a level's packs, all of which are on one device."""

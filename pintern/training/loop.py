@@ -28,6 +28,7 @@ from pintern.training.probe import probe_score
 from pintern.training.programs import AHEAD, Programs, abstract
 from pintern.training.record import Recorder
 from pintern.training.signals import asked_to_stop, sigterm
+from pintern.training.stages import forget_later, keep_stage
 from pintern.training.step import (
     Teacher,
     TrainBatch,
@@ -114,6 +115,8 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
     changes = from_first(lambda: record_changes(workdir, config, parts.checkpoint, step=step))
     for change in changes if is_first() else ():
         print(f"From step {step} on, {change}.")
+    if resumed:
+        forget_later(workdir, step, changed=bool(changes))
 
     # ── programs: this level's and the next ones', in the background ──
     programs = Programs(
@@ -154,6 +157,7 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
             number = curriculum.stage_at(step, stage)
             if curriculum.begins_stage(step, stage):
                 if config.checkpoint.stages:
+                    _flush(pending, recorder, programs, data, checkpoints, stage)
                     keep_stage(workdir, step, state, stage)
                 if config.train.reset_optimizer:
                     state = place(state._replace(optimizer=reset_moments(state.optimizer)), laid)
@@ -228,6 +232,14 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
         with Progress("teacher answers", config.distill.unlabelled, unit="querie") as bar:
             answered = answer_log(parts, workdir, teacher.adapter, progress=bar.advance)
         check_lengths(parts, answered)
+    labelled = config.train.ce_weight > 0 or config.distill.labelled
+    if not answered and not labelled:
+        raise UserError(
+            f"The teacher answered none of its {config.distill.unlabelled} queries, and labelled "
+            "pairs aren't trained on: there is nothing to learn from.",
+            "See what it answers (python -m pintern.evaluate --base), or set "
+            "config.distill.labelled=True.",
+        )
     return TrainingData(
         parts.prompts,
         answered,
@@ -235,19 +247,11 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
         accumulate=config.train.accumulate,
         seed=config.seed,
         teacher_shots=config.distill.shots if teacher else None,
-        labelled=config.train.ce_weight > 0 or config.distill.labelled,
+        labelled=labelled,
         pack=config.train.pack,
         widths=widths_of_level(config.train.steps // len(parts.prompts.curriculum.stages)),
         devices=rows_over(mesh),
     )
-
-
-def keep_stage(workdir: Path, step: int, state: TrainState, stage: AdaptiveState) -> None:
-    """Keeps the state that a stage ends with; a resumed run that comes by again finds the same."""
-    kept = Checkpoints(workdir / "stages", keep=step)
-    if step not in kept.steps:
-        kept.save(step, state, stage)
-    kept.close()
 
 
 def step_row(
@@ -266,10 +270,12 @@ def step_row(
 
 
 def _prompt_tokens(batch: TrainBatch) -> float:
-    """Mean tokens in front of the completion: prefix, and the row's own less its targets."""
-    rows = batch.student
-    in_rows = (rows.pack_rows > 0).sum() - rows.target_weights.sum()
-    return round(float(rows.prefix_valid.sum(-1).mean() + in_rows / batch.labelled.size), 2)
+    """Mean tokens in front of the completion: prefix, and the row's own less its targets, the last
+    of which isn't read (`Row.read`).
+    """
+    rows, count = batch.student, batch.labelled.size
+    in_rows = (rows.pack_rows > 0).sum() + count - rows.target_weights.sum()
+    return round(float(rows.prefix_valid.sum(-1).mean() + in_rows / count), 2)
 
 
 def _flush(

@@ -18,20 +18,20 @@ _WINDOW = 64  # steps whose rows are packed together
 _SCORES = 1024  # slots of a pack whose scores cost a token as much as everything else
 
 
-def packing(lengths: np.ndarray, *, rows: int, seed: int) -> int:
+def packing(lengths: np.ndarray, *, rows: int) -> int:
     """How many rows stand one behind another in a pack, so that a step costs little at one width.
 
     A pack's rows don't attend to one another, but their scores are computed: packing rows that are
-    alike, or long, would cost more than the padding that it saves.
+    alike, or long, would cost more than the padding that it saves. Runs that differ in their seeds
+    alone have the same packs.
 
     Args:
       lengths: `[example]` length of each example's row, in tokens.
       rows: examples per step; a pack has a divisor of them.
-      seed: of the order.
     """
     costs = {}
     for packed in (n for n in range(1, rows + 1) if rows % n == 0):
-        steps = _window(0, _WINDOW, lengths, rows, seed, packed)
+        steps = _window(0, _WINDOW, lengths, rows, 0, packed)
         width = round_up(int(fullest(lengths[steps], packed).max()))
         costs[packed] = width / packed * (1 + width / _SCORES)
     return min(costs, key=costs.__getitem__)
@@ -53,8 +53,8 @@ def step_indices(
       lengths: `[example]` length of each example's row, in tokens.
       rows: examples per step.
       seed: of the order.
-      packed: rows of a pack, a divisor of `rows`. Packs of fewer rows, by an even number, may be
-        cut out of these, and are of like length too.
+      packed: rows of a pack, a divisor of `rows`. Packs of fewer rows may be cut out of these; by
+        an even number they are of like length too.
       stretch: of steps that have these lengths; no window reaches beyond it, so that none is
         sorted by two lengths. All steps if not given.
 

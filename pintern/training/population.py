@@ -3,7 +3,9 @@
 Each member has a run folder of its own, which reads like that of a run that trained alone: the same
 config, data order, random keys, metrics and checkpoints, equal up to rounding. What differs is
 that one program makes the step of all members (`stacking`), and that a member whose loss is no
-longer finite ends without the others: no member's numbers depend on another's.
+longer finite ends without the others: no member's numbers depend on another's. One thing can: where
+a random retriever gives members rows of other lengths, packs hold what suits all of them, and
+dropout, which is drawn by place, falls otherwise than in a run alone.
 """
 
 from __future__ import annotations
@@ -32,7 +34,6 @@ from pintern.training.loop import (
     check_rows,
     check_trains,
     is_finite,
-    keep_stage,
     load_data,
     not_finite,
     step_row,
@@ -64,6 +65,7 @@ from pintern.training.stacking import (
     stack,
     unstack,
 )
+from pintern.training.stages import forget_later, keep_stage
 from pintern.training.step import Teacher, TrainState, learning_rate, make_optimizer, reset_moments
 from pintern.training.teacher import base_teacher, first_stage_teacher
 from pintern.training.workdir import claim
@@ -160,6 +162,8 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
         for p, path, data in zip(parts, workdirs, datas, strict=True)
     ]
     mesh = mesh_of(parts[0].checkpoint.decoder.embedding[...])
+    for member in members:
+        forget_later(member.workdir, step)
     states = [_restore(member, step) for member in members]
     laid = of_members(state_shardings(mesh, make_optimizer(config.train), states[0]))
     state = place(stack(states), laid)
@@ -197,6 +201,7 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
             number = curriculum.stage_at(step)
             if curriculum.begins_stage(step):
                 if config.checkpoint.stages:
+                    _flush(pending, members, programs)
                     _keep_stages(members, step, state)
                 if config.train.reset_optimizer:
                     state = place(state._replace(optimizer=reset_moments(state.optimizer)), laid)

@@ -69,7 +69,7 @@ class Programs:
         if not forgotten:
             return
         for key in forgotten:
-            del self._programs[key]
+            self._programs.pop(key).cancel()
         # JAX's cache holds them too. It is the compiling thread's: nothing is traced meanwhile.
         self._pool.submit(self._jitted.clear_cache)
 

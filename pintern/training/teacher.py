@@ -20,7 +20,7 @@ import numpy as np
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context, split_decoder
 from pintern.curriculum import AdaptiveState
-from pintern.distributed import from_first
+from pintern.distributed import from_first, is_first
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
 from pintern.evaluation.run import sampling_of
@@ -73,9 +73,10 @@ def check_distillation(parts: Parts) -> None:
     if not config.distill.weight:
         return
     adapted = config.distill.teacher == "first_stage"
-    if adapted and len(prompts.curriculum.levels) == 1:
+    if adapted and len(set(prompts.curriculum.levels)) == 1:
         raise UserError(
-            "config.distill.teacher is 'first_stage', but the curriculum has one stage.",
+            "config.distill.teacher is 'first_stage', but the curriculum has one level: no stage "
+            "comes after the first.",
             "Give it more (config.curriculum.stages), or set config.distill.teacher='base'.",
         )
     asked = _drawn_queries(parts)
@@ -124,8 +125,12 @@ def answer_log(
         for example, ids in zip(asked, made, strict=True)
     ]
     answered = [example for example in answered if example.completion]
-    lines = "".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in answered)
-    from_first(lambda: write_atomically(path, lines))
+    if len(answered) < len(asked) and is_first():
+        empty = len(asked) - len(answered)
+        print(f"The teacher's answer to {empty} of {len(asked)} queries is empty; left out.")
+    if answered:
+        lines = "".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in answered)
+        from_first(lambda: write_atomically(path, lines))
     return answered
 
 
