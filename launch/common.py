@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import flags
 
+from pintern.cli import flag_mistake
 from pintern.errors import EXIT_CODE, UserError
 
 # What training exits with under a launcher when a signal stopped it after a checkpoint
@@ -39,19 +40,19 @@ def run(module: str, doc: str, define: Callable[[flags.FlagValues], None], main:
         print(f"{doc.strip()}\n\nFlags:\n{values.module_help(module) or values.get_help()}")
         sys.exit(0)
     try:
+        if not command:  # forgotten, or its flags taken for the launcher's
+            raise UserError(
+                "There is no command to run.",
+                f"Give it behind `--`: python -m {module} ... -- python -m pintern.train ...",
+            )
         rest = values([module, *mine])
         if len(rest) > 1:
             raise UserError(
                 f"Unexpected argument {rest[1]!r}; the command to run goes behind `--`."
             )
-        if not command:
-            raise UserError(
-                "There is no command to run.",
-                f"Give it behind `--`: python -m {module} ... -- python -m pintern.train ...",
-            )
         sys.exit(main(values, command))
     except flags.Error as error:
-        print(f"error: {str(error).splitlines()[0]} (see --help)", file=sys.stderr)
+        print(f"error: {flag_mistake(error, values)}", file=sys.stderr)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
     sys.exit(EXIT_CODE)

@@ -1,7 +1,7 @@
 """What a run would take on chips that aren't here: memory, exchanges, time, whether it fits.
 
     python -m launch.plan --model=llama-3-8b --topology=v5e:4x4 --mesh=fsdp=4,tensor=4
-    python -m launch.plan --config=experiments/promptintern/mbpp.py --model=llama-2-7b \
+    python -m launch.plan --config=experiments/promptintern/mbpp.py --model=llama-2-7b \\
         --topology=h100:8 --mesh=fsdp=8
 
 For TPUs (v5e, v5p, v6e) the training step and the programs of decoding are compiled as they would
@@ -205,7 +205,7 @@ def _mesh(text: str) -> dict[str, int]:
     sizes = dict.fromkeys(AXES, 1)
     for part in text.split(","):
         axis, _, size = part.partition("=")
-        if axis not in sizes or not size.lstrip("-").isdigit():
+        if axis not in sizes or not size.removeprefix("-").isdecimal():
             raise UserError(
                 f"--mesh={text}: {part!r} is not one of {', '.join(f'{a}=SIZE' for a in AXES)}.",
                 "E.g. --mesh=fsdp=32,tensor=8; one size may be -1, the rest.",
@@ -215,7 +215,7 @@ def _mesh(text: str) -> dict[str, int]:
 
 
 def _whole(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise UserError(f"--batches: {text!r} is no number of rows.")
     return int(text)
 

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -75,11 +77,30 @@ def initialize() -> None:
     # Gloo is what JAX's CPU backend has for collectives over the network; others take no notice.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
-        jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **explicit)
+        with _signals_end_it():
+            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT_SECONDS, **explicit)
     except (ValueError, OSError):
         # Chips, but no cluster that JAX knows and no metadata server: a single host.
         if found != "tpu_vm":
             raise
+
+
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """Takes Python's handlers off while JAX connects, since no Python runs for as long.
+
+    A process whose peers were stopped would wait for them for minutes. Behind it they are set anew
+    in any case: JAX has taken SIGTERM, for a notice that nobody here asks it for.
+    """
+    before = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
+    for each, handler in before.items():
+        if callable(handler):  # else it is ignored, or ends the process already
+            signal.signal(each, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def is_first() -> bool:

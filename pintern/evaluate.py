@@ -13,8 +13,8 @@ and for right-or-wrong metrics pass@k is told.
 
 `--adapter=DIR` scores a PEFT directory or an export in place of a checkpoint. With `--config`, and
 one of `--adapter`, `--base` or a config that trains nothing, no run is needed: `--workdir` is then
-made and holds these evaluations, and without it nothing is written. The `--config` of a run that is
-there may differ from the run's own in `eval`.
+made and holds these evaluations, and without it nothing is written. A run that is there may be
+scored with other fields of `eval` than its own: `--config.eval.max_new_tokens=32`, for instance.
 
 `--watch` stands beside a run that trains, here or on another machine that sees its folder, and
 scores each checkpoint as it comes; it ends when the last one is scored. SIGTERM ends it at once,
@@ -92,8 +92,9 @@ def _watch(workdir: Path | None) -> None:
     from pintern.errors import UserError
     from pintern.remote import is_remote
 
-    given = {"--config": flags.FLAGS.config, "--step": STEP.value, "--adapter": ADAPTER.value}
-    wrong = [name for name, value in given.items() if value is not None] + ["--base"] * BASE.value
+    given = {"--step": STEP.value, "--adapter": ADAPTER.value}
+    wrong = cli.config_flags() + [name for name, value in given.items() if value is not None]
+    wrong += ["--base"] * BASE.value
     if wrong:
         raise UserError(
             f"--watch scores each checkpoint of the run; {wrong[0]} names something else.",
@@ -200,10 +201,10 @@ def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
 
     if BASE.value and ADAPTER.value is not None:
         raise UserError("--base switches the adapter off; --adapter names one. Give one of them.")
-    given = flags.FLAGS.config is not None
+    given = cli.config_flags()
     if not given and workdir is None:
         raise UserError("Give --workdir=RUN, or --config=EXPERIMENT.", "See --help.")
-    config = cli.config_from_flags() if given else read_config(workdir)
+    config = cli.config_from_flags(None if workdir is None else lambda: read_config(workdir))
     trained = trains(config) and not BASE.value and ADAPTER.value is None
     if STEP.value is not None and not trained:
         raise UserError(
@@ -217,15 +218,17 @@ def _scored(workdir: Path | None) -> tuple[ConfigDict, bool]:
             "Train it (python -m pintern.train, the same --config and a --workdir), then give "
             "--workdir here; or score --base.",
         )
-    if given and workdir is not None and (trained or is_begun(workdir)):
-        check_config(
-            workdir,
-            config,
-            besides=("eval.",),
-            mend="Leave out --config, and the run's own is taken; only its `eval` may be changed.",
-        )
-    elif given and workdir is not None:
-        distributed.first_before_others(lambda: claim(workdir, config))
+    if given and workdir is not None:
+        if trained or "--config" not in given or is_begun(workdir):
+            check_config(
+                workdir,
+                config,
+                besides=("eval.",),
+                mend="Leave out --config, and the run's own is taken; only its `eval` may be "
+                "changed.",
+            )
+        else:
+            distributed.first_before_others(lambda: claim(workdir, config))
     return config, trained
 
 

@@ -22,7 +22,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -126,6 +126,9 @@ def check_flags() -> None:
             )
         if not out.parent.is_dir():
             raise UserError(f"--out={out}: there is no folder {out.parent}.")
+        with _writing(out):
+            out.open("x").close()
+            out.unlink()  # made when there is an answer
 
 
 def serving_config(workdir: Path | None) -> ConfigDict:
@@ -181,18 +184,13 @@ def load_server(config: ConfigDict, workdir: Path | None) -> Server:
 def read_requests() -> list[Request]:
     """Prompts of `--prompts`, or of standard input."""
     from pintern.prompts.requests import parse_requests
-    from pintern.prompts.task import read_text
+    from pintern.prompts.text import decode_text, read_text
 
     where = PROMPTS.value or "standard input"
     if PROMPTS.value is not None:
         text = read_text(where)
     else:
-        try:
-            text = sys.stdin.buffer.read().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise UserError(
-                f"{where} is not UTF-8: byte {error.start} can't be decoded."
-            ) from error
+        text = decode_text(sys.stdin.buffer.read(), where)
     jsonl = where.endswith(".jsonl") if JSONL.value is None else JSONL.value
     return parse_requests(text, where, jsonl=jsonl)
 
@@ -233,6 +231,7 @@ def answer_many(server: Server, requests: Sequence[Request], batch_rows: int) ->
     with contextlib.ExitStack() as stack:
         out = sys.stdout
         if OUT.value is not None:
+            stack.enter_context(_writing(Path(OUT.value)))
             out = stack.enter_context(Path(OUT.value).open("x", encoding="utf-8"))
         bar = stack.enter_context(Progress("generate", len(requests), unit="request"))
         for first in range(0, len(requests), step):
@@ -254,6 +253,18 @@ def answer_many(server: Server, requests: Sequence[Request], batch_rows: int) ->
         f"(batches of {batch_rows}, compilation included)",
         file=sys.stderr,
     )
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Tells that `--out` can't be written: a folder that takes no file, a full disk."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"--out={out} can't be written: {error.strerror or error}.",
+            "Free space, or name another file; answers that are in it are whole lines.",
+        ) from error
 
 
 if __name__ == "__main__":

@@ -9,19 +9,22 @@ say what its population varies by default: `VARY = {"seed": (0, 1, 2, 3)}`. Run 
 again to resume; all members go on from the last step that all of them saved. A member whose loss
 is no longer finite stops there; the others go on as if it had never been.
 
+SIGTERM (or Ctrl-C) saves and exits with 0.
+
 `--evaluate` scores every trained member on the test set, and tells how far the seeds lie apart.
 """
 
 from __future__ import annotations
 
-import runpy
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from absl import flags
 
-from pintern import cli
+from pintern import cli, distributed
+from pintern.training.signals import sigterm
 
 if TYPE_CHECKING:
     from ml_collections import ConfigDict
@@ -38,24 +41,27 @@ EVALUATE = flags.DEFINE_boolean("evaluate", False, "Score every trained member o
 
 def main(_: list[str]) -> None:
     """Trains the population that the flags name."""
-    from pintern.remote import local_folder
-    from pintern.training.variation import members_of, parse_variation, spread_over_seeds, table
+    with sigterm():  # before the imports, which take seconds
+        from pintern.remote import local_folder
+        from pintern.training.variation import members_of, parse_variation, spread_over_seeds, table
 
-    workdir = local_folder(WORKDIR.value, "members", "population")
-    config = cli.config_from_flags()
-    vary = parse_variation(config, VARY.value) or _variation_of_file()
-    members = members_of(config, vary)
-    folders = [workdir / "members" / name for name in members]
-    from pintern.training.population import train_population
+        workdir = local_folder(WORKDIR.value, "members", "population")
+        config = cli.config_from_flags()
+        vary = parse_variation(config, VARY.value) or _variation_of_file()
+        members = members_of(config, vary)
+        folders = [workdir / "members" / name for name in members]
+        from pintern.training.population import train_population
 
-    outcomes = train_population(list(members.values()), folders)
+        outcomes = train_population(list(members.values()), folders)
     stopped = any(outcome.state == "stopped" for outcome in outcomes)
     scores = _evaluate(list(members.values()), outcomes) if EVALUATE.value and not stopped else {}
     print(table(outcomes, scores))
     if scores:
         print(spread_over_seeds(list(members.values()), vary, outcomes, scores))
     if stopped:
-        print(f"Stopped by a signal; saved in {workdir}. The same command goes on from there.")
+        print(f"Stopped by a signal; what was trained is saved in {workdir}.", end=" ")
+        print("The same command goes on.")
+        sys.exit(distributed.stopped_status())
     else:
         print(f"Next: python -m pintern.evaluate --workdir={folders[0]}")
 
@@ -107,9 +113,13 @@ def _alike(configs: Sequence[ConfigDict]) -> bool:
 
 def _variation_of_file() -> Variation:
     """`VARY` of the config file, if it has one."""
-    path = flags.FLAGS["config"].config_filename if flags.FLAGS.config is not None else None
-    found = runpy.run_path(path.split(":")[0]).get("VARY", {}) if path else {}
-    return {field: tuple(values) for field, values in found.items()}
+    from pintern.python_file import load_file
+    from pintern.training.variation import check_variation
+
+    if flags.FLAGS.config is None:
+        return {}
+    found = getattr(load_file(flags.FLAGS.config, flag="config"), "VARY", {})
+    return check_variation(found, f"VARY of {flags.FLAGS.config}")
 
 
 if __name__ == "__main__":

@@ -242,7 +242,8 @@ def test_command_lines_with_a_mistake_end_in_one_line(tmp_path):
         ("--config.train.step=5", file, workdir): "step",
         ("--config.train.steps=abc", file, workdir): "steps",
         (f"--config={tmp_path}/none.py", workdir): "none.py",
-        (file,): "workdir",
+        (file,): "--workdir is missing: Folder of the run",
+        ("--config=", workdir): "--config=: there is no such file",
         (file, workdir, "--config.train.warmup=2"): "config.train.warmup is 2",
     }
     started = {arguments: tiny.start("-m", "pintern.train", *arguments) for arguments in mistakes}

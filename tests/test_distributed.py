@@ -1,5 +1,7 @@
 """The environment alone says whether there are several processes."""
 
+import signal
+
 import jax
 import pytest
 
@@ -63,3 +65,24 @@ def test_variables_that_contradict_each_other_are_named(monkeypatch, changes, me
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=message):
         distributed.initialize()
+
+
+def test_a_signal_ends_a_process_that_connects_and_is_heard_again_behind(monkeypatch):
+    seen = []
+    monkeypatch.setenv("PINTERN_NUM_PROCESSES", "1")
+    monkeypatch.setenv("PINTERN_PROCESS_ID", "0")
+    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+
+    def connect(**_):
+        seen.append(signal.getsignal(signal.SIGTERM))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as JAX does, of its own
+
+    monkeypatch.setattr(jax.distributed, "initialize", connect)
+    before = signal.signal(signal.SIGTERM, heard := lambda *_: None)
+    try:
+        distributed.initialize()
+        assert seen == [signal.SIG_DFL]
+        assert signal.getsignal(signal.SIGTERM) is heard
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -148,6 +148,20 @@ def test_adapters_whose_folders_have_one_name_are_scored_apart(tmp_path, monkeyp
     assert all(name.startswith("adapter-peft-") for name in names)
 
 
+@pytest.mark.slow
+def test_a_run_s_own_config_is_scored_with_other_fields_of_eval_and_no_others(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
+    command = ("-m", "pintern.evaluate", f"--workdir={run}")
+    for base in ((), ("--base",)):
+        code, _, err = tiny.run(*command, *base, "--config.eval.max_new_tokens=1")
+        assert code == 0, err
+        code, _, err = tiny.run(*command, *base, "--config.train.steps=9")
+        assert code == 2
+        assert "train.steps: 8 → 9" in err
+    rows = tiny.lines(run / "eval" / "8-tokens1" / "predictions.jsonl")
+    assert {len(row["prediction"].split()) for row in rows} <= {0, 1}
+
+
 def test_what_is_absent_is_told_in_one_line(tmp_path):
     empty = tmp_path / "empty"
     untrained = tmp_path / "untrained"

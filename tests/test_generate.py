@@ -173,6 +173,10 @@ REFUSED = {
     "greedy top-k": (("--model=nano", "--top_k=5", f"--prompts={__file__}"), "temperature is 0"),
     "no prompts": (("--model=nano", "--prompts=/nowhere"), "/nowhere can't be read"),
     "no folder": (("--model=nano", "--out=/nowhere/out"), "there is no folder /nowhere"),
+    "a folder that takes no file": (
+        ("--model=/nowhere", "--out=/proc/out"),
+        "--out=/proc/out can't be written",
+    ),
     "there already": (("--model=nano", f"--out={__file__}"), "is there already"),
 }
 

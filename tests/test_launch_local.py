@@ -179,6 +179,7 @@ def test_gpus_are_shared_out():
     [
         (["--processes=0", "--", "true"], "not a positive integer"),
         (["--processes=2"], "There is no command to run"),
+        (["python", "-m", "pintern.train"], "There is no command to run. Give it behind `--`"),
         (["--proceses=2", "--", "true"], "proceses"),
         (["python", "--", "true"], "goes behind `--`"),
         (["--with_eval", "--", "true"], "has no --workdir"),

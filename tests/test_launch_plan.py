@@ -323,7 +323,10 @@ def test_rows_that_do_not_go_round_are_refused():
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        ((), "--topology is missing: KIND:SHAPE of the chips"),
         (("--topology=h100:8", "--mesh=fdsp=8"), "'fdsp=8'"),
+        (("--topology=h100:8", "--mesh=fsdp=--8"), "'fsdp=--8' is not one of"),
+        (("--topology=h100:8", "--mesh=fsdp=8", "--search", "--batches=²"), "'²' is no number"),
         (("--topology=h100:8", "--mesh=fsdp=4"), "there are 8 devices"),
         (("--topology=h100:8", "--mesh=fsdp=8", "--model=lama"), "llama-3-8b"),
         (("--topology=h100:8", "--mesh=fsdp=8", "--target_tokens=512"), "--row_tokens"),

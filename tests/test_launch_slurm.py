@@ -121,7 +121,7 @@ def test_training_is_queued_again_by_itself_and_ends_bit_for_bit(cluster, tmp_pa
     code, said, err = finish(process)
     assert code == 0, said + err
     assert "the time limit is near; the job saves (restart 0)" in said
-    assert "Stopped by a signal; saved" in said
+    assert "Stopped by a signal; what was trained is saved" in said
     assert "saved; the job is queued again" in said
     assert "Trained." in said
     code, _, err = tiny.run(*command[1:], f"--workdir={straight}")

@@ -164,6 +164,8 @@ def test_folder_has_a_file_for_each_split_and_others_are_passed_over(tmp_path):
         ("a.parquet", "no parquet", "can't be read as Parquet"),
         ("a.xlsx", "x", r"kind \.xlsx can't be read.*\.csv"),
         ("a.jsonl", b"\xff", "not UTF-8"),
+        ("a.jsonl", b'{"a": "\\ud83d"}', r"a\.jsonl, line 1: \\ud83d is half of a character"),
+        ("a.json", b'[{"a": "\\ud83d"}]', r"a\.json: \\ud83d is half of a character"),
     ],
 )
 def test_faulty_file_is_refused(tmp_path, name, text, message):

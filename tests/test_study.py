@@ -326,11 +326,14 @@ def test_files_that_hold_no_study_are_refused(tmp_path):
         ("def get_study(): return 3", "returned a int"),
         ("def get_study(:", "line 1"),
         ("import nothing_like_it", "nothing_like_it"),
+        ("\ndef get_study(): return rows", r"study\.py, line 2: NameError: name 'rows'"),
     ):
         path = tmp_path / "study.py"
         path.write_text(text)
         with pytest.raises(UserError, match=message):
             load_study(str(path))
+    with pytest.raises(UserError, match=r"study\.py:arg: TypeError: get_study\(\) takes 0"):
+        load_study(f"{path}:arg")
 
 
 def test_once_rows_run_at_the_first_seed(finished):

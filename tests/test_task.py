@@ -79,6 +79,8 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path):
         (pair("a", None), "completion is None, which is not text"),
         (pair("a", id=3), "id is 3, which is not text"),
         (pair("a", answer="b"), "unknown field 'answer'"),
+        (r'{"query": "cut \ud83d", "completion": "a"}', r"\ud83d is half of a character"),
+        ('{"facts": ' + "[" * 200_000, "nested too deep"),
     ],
 )
 def test_bad_line_is_named(write, bad, said):
@@ -104,7 +106,7 @@ def test_unreadable_files(read, tmp_path):
     with pytest.raises(UserError, match="file is empty"):
         read(path)
     path.write_bytes(b"ok \xff")
-    with pytest.raises(UserError, match="not UTF-8: byte 3"):
+    with pytest.raises(UserError, match=r"line 1: not UTF-8 \(byte 3\)"):
         read(path)
 
 

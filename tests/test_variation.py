@@ -6,7 +6,13 @@ from ml_collections import ConfigDict
 
 from pintern.errors import UserError
 from pintern.training.members import Outcome
-from pintern.training.variation import members_of, parse_variation, spread_over_seeds, table
+from pintern.training.variation import (
+    check_variation,
+    members_of,
+    parse_variation,
+    spread_over_seeds,
+    table,
+)
 
 
 def test_every_combination_is_a_member_of_its_own_name():
@@ -41,6 +47,21 @@ def test_a_wrong_variation_is_told(given, message):
     config = tiny.config()
     with pytest.raises(UserError, match=message):
         members_of(config, parse_variation(config, given))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (5, "VARY is 5. It should be like"),
+        ({"seeed": (0, 1)}, "VARY names 'seeed', which is no field.*Those are name, seed"),
+        ({"seed": 5}, "VARY has 5 for seed, not values in a row"),
+        ({"seed": ()}, r"VARY has \(\) for seed"),
+        ({"seed": ("a",)}, "config.seed is 'a'; expected int"),
+    ],
+)
+def test_a_wrong_variation_of_a_file_is_told(found, message):
+    with pytest.raises(UserError, match=message):
+        members_of(tiny.config(), check_variation(found, "VARY"))
 
 
 def test_the_table_has_every_member_and_the_spread_of_its_seeds(tmp_path):

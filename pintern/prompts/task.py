@@ -1,13 +1,13 @@
 """A task as data: a template that recurs, examples to learn from, and examples to be judged by."""
 
 import dataclasses
-import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pintern.errors import UserError
+from pintern.prompts.text import parse_json_line, read_text
 
 _TEXTS = ("query", "completion", "id", "slice")
 _FIELDS = (*_TEXTS, "references", "facts")
@@ -241,24 +241,6 @@ def split_examples(
     )
 
 
-def read_text(path: str | Path) -> str:
-    """Text of a UTF-8 file, line ends as they are, without the mark that some editors set.
-
-    Raises:
-      UserError: missing, or not UTF-8.
-    """
-    try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be read: {error.strerror or error}.", "Give the path of a text file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8: byte {error.start} can't be decoded.", "Save it as UTF-8."
-        ) from error
-
-
 def parse_records(
     text: str, where: str | Path, required: tuple[str, ...]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -286,13 +268,7 @@ def parse_records(
 
 
 def _parse_record(line: str, where: str, required: tuple[str, ...]) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}).",
-            "Each line should be one JSON object.",
-        ) from error
+    record = parse_json_line(line, where)
     if not isinstance(record, dict):
         raise UserError(f"{where}: {_shown(line)} is not an object.", "Write {...} on each line.")
     expected = f"The fields are {', '.join(_FIELDS)}; {' and '.join(required)} must be there."

@@ -7,7 +7,8 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 from pintern.errors import UserError
-from pintern.prompts.task import Example, PromptFormat, Task, read_template, read_text
+from pintern.prompts.task import Example, PromptFormat, Task, read_template
+from pintern.prompts.text import read_text
 from pintern.tasks.sources import Row, objects, take
 from pintern.tasks.splits import load_splits
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pintern.errors import UserError
 from pintern.prompts.task import Example, PromptFormat, Task, read_template
+from pintern.prompts.text import decode_text
 from pintern.tasks.sources import Row, take
 from pintern.tasks.splits import load_splits
 
@@ -107,17 +108,13 @@ def _read_pairs(folder: str) -> list[tuple[str, str]]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        text = path.read_bytes().decode("utf-8")
+        raw = path.read_bytes()
     except OSError as error:
         raise UserError(
             f"{path} can't be read: {error.strerror or error}.",
             "The folder should hold NL2Bash's all.nl and all.cm.",
         ) from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{path}, line {line}: not UTF-8 (byte {error.start}).", "Save the file as UTF-8."
-        ) from error
+    text = decode_text(raw, path)
     # Not `splitlines`, which takes characters inside a command for line ends.
     lines = [line.strip() for line in text.removesuffix("\n").split("\n")]
     for number, line in enumerate(lines, start=1):

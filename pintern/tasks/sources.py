@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pintern.errors import UserError
-from pintern.prompts.task import read_text
+from pintern.prompts.text import check_characters, parse_json_line, read_text
 from pintern.tasks.libraries import (
     SPLIT_NAMES,
     WHOLE,
@@ -137,6 +137,7 @@ def read_json(path: Path) -> list[Row]:
         ) from error
     if not isinstance(rows, list):
         raise UserError(f"{path} is not a list of objects.", "Expected [{...}, {...}].")
+    check_characters(rows, text, path)
     return rows
 
 
@@ -145,13 +146,7 @@ def read_jsonl(path: Path) -> list[Row]:
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise UserError(
-                    f"{path}, line {number}: not JSON ({error.msg} at column {error.colno}).",
-                    "Each line should be one JSON object.",
-                ) from error
+            rows.append(parse_json_line(line, f"{path}, line {number}"))
     return rows
 
 

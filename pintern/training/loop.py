@@ -28,7 +28,7 @@ from pintern.training.placement import abstract_batch, place, place_batch, state
 from pintern.training.probe import probe_score
 from pintern.training.programs import AHEAD, Programs, abstract
 from pintern.training.record import Recorder
-from pintern.training.signals import sigterm
+from pintern.training.signals import asked_to_stop, sigterm
 from pintern.training.stages import forget_later, keep_stage
 from pintern.training.step import (
     Teacher,
@@ -66,12 +66,15 @@ def train(config: ConfigDict, workdir: Path, *, allow_changed: Collection[str] =
         is there, and note it in changes.jsonl.
 
     Returns:
-      True when the run is complete, False when SIGTERM stopped it after a checkpoint.
+      True when the run is complete, False when SIGTERM stopped it: after a checkpoint, or before
+      there was anything to save.
 
     Raises:
       UserError: see the callees; also a config that trains nothing, or a loss that is not finite.
     """
     check_trains(config)
+    if any_of(asked_to_stop()):
+        return False
     with only_training(workdir):
         return _train(config, workdir, allow_changed)
 
@@ -85,6 +88,8 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
         )
     )
     parts = assemble(config, prompts_directory=workdir / "prompts" if resumed else None)
+    if any_of(asked_to_stop()):
+        return False
     check_lengths(parts)  # before the folder is this run's for good
     check_distillation(parts)
     check_rows(parts)
@@ -145,13 +150,13 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
     recorder = Recorder(workdir, first_step=step)
     pending: list[dict[str, Any]] = []
     prepared: int | None = None
-    ended = False
     with (
         closing(programs),
         sigterm() as stop,
         checkpoints,
         Progress(config.name, config.train.steps, done=step) as bar,
     ):
+        ended = any_of(bool(stop))
         while step < config.train.steps and not ended:
             if curriculum.must_look(step, stage):
                 _flush(pending, recorder, programs, data, checkpoints, stage)

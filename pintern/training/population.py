@@ -57,7 +57,7 @@ from pintern.training.placement import (
 )
 from pintern.training.programs import AHEAD, Programs, abstract
 from pintern.training.record import Recorder
-from pintern.training.signals import sigterm
+from pintern.training.signals import asked_to_stop, sigterm
 from pintern.training.stacking import (
     PopulationData,
     make_population_step,
@@ -97,7 +97,8 @@ def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) ->
         check_trains(validate(config))
     with only_training(*workdirs):
         resumed = [claim(*each, alone=True) for each in zip(workdirs, configs, strict=True)]
-        if group := select_group(configs, workdirs):
+        group = select_group(configs, workdirs)
+        if group and not asked_to_stop():
             _train(*([each[i] for i in group] for each in (configs, workdirs, resumed)))
     return [outcome_of(*each) for each in zip(configs, workdirs, strict=True)]
 
@@ -141,6 +142,8 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     # ── the members and their parts: one base for all ──
     config = configs[0]
     parts = assemble_members(configs, workdirs, resumed)
+    if asked_to_stop():
+        return
     check_rows(parts[0])
     graph, base = split_decoder(parts[0].checkpoint)
     curriculum = parts[0].prompts.curriculum

@@ -22,18 +22,35 @@ class Signals:
         signal.signal(signal.SIGUSR1, lambda *_: setattr(self, "training_ended", True))
 
 
+_received: list[int] = []  # since the outermost `sigterm` began
+
+
+def asked_to_stop() -> bool:
+    """Whether SIGTERM or SIGINT came since `sigterm` began."""
+    return bool(_received)
+
+
 @contextmanager
 def sigterm() -> Iterator[list[int]]:
-    """A list that stays empty until SIGTERM (or SIGINT) asks to stop."""
-    received: list[int] = []
+    """A list that stays empty until SIGTERM (or SIGINT) asks to stop.
+
+    Where an entry point listens already, before its imports, what it heard counts within too.
+    """
     signals = (signal.SIGTERM, signal.SIGINT)
     try:
-        before = [signal.signal(s, lambda number, _: received.append(number)) for s in signals]
+        before = [signal.signal(s, _note) for s in signals]
     except ValueError:  # not the main thread: the caller deals with signals
-        yield received
+        yield []
         return
+    nested = _note in before
     try:
-        yield received
+        yield _received
     finally:
         for number, handler in zip(signals, before, strict=True):
             signal.signal(number, handler)
+        if not nested:
+            _received.clear()
+
+
+def _note(number: int, _: object) -> None:
+    _received.append(number)

@@ -46,6 +46,26 @@ def parse_variation(config: ConfigDict, flags_given: Sequence[str]) -> Variation
     return vary
 
 
+def check_variation(found: Any, where: str) -> Variation:
+    """The variation that a config file holds, its values as tuples.
+
+    Raises:
+      UserError: it is no dict, a field can't be varied, or values that aren't several.
+    """
+    example = 'It should be like {"seed": (0, 1, 2), "train.learning_rate": (1e-2, 3e-2)}.'
+    if not isinstance(found, dict):
+        raise UserError(f"{where} is {found!r}.", example)
+    for field, values in found.items():
+        if field not in VARIED:
+            raise UserError(
+                f"{where} names {field!r}, which is no field that members may differ in.",
+                f"Those are {', '.join(VARIED)}.",
+            )
+        if not isinstance(values, tuple | list | range) or not values:
+            raise UserError(f"{where} has {values!r} for {field}, not values in a row.", example)
+    return {field: tuple(values) for field, values in found.items()}
+
+
 def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
     """Name to config of every combination: `seed-0_learning_rate-0.01`.
 
@@ -63,8 +83,10 @@ def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
         member = config.copy_and_resolve_references()
         words = []
         for field, value in zip(vary, values, strict=True):
-            group, _, last = field.rpartition(".")
-            (member[group] if group else member)[last] = value
+            name, _, last = field.rpartition(".")
+            group = member[name] if name else member
+            with group.ignore_type():  # a value of another type is told below
+                group[last] = value
             shown = f"{value:g}" if isinstance(value, float) else str(value)
             # A text or a path makes no folder name: its number stands for it.
             plain = re.fullmatch(r"[\w.+-]{1,40}", shown)
