@@ -11,7 +11,7 @@ SHOWS_ITS_CONFIG = """
 from pintern import cli
 def main(_):
     config = cli.config_from_flags()
-    print(config.train.steps, config.train.pack, config.curriculum.keep_rates, cli.config_flags())
+    print(config.train.steps, config.train.pack, config.adapter.targets, cli.config_flags())
 cli.define_config()
 cli.run(main)
 """
@@ -94,13 +94,13 @@ def test_an_argument_that_nobody_takes_is_told(tmp_path):
 
 
 def test_fields_are_changed_with_and_without_a_file_wherever_they_stand(tmp_path):
-    changes = ["--config.train.steps", "8", "--noconfig.train.pack", "--config.curriculum.shots=1"]
+    changes = ["--config.train.steps", "8", "--noconfig.train.pack", "--config.adapter.targets=qkv"]
     _, out, err = tiny.run("-c", SHOWS_ITS_CONFIG, *changes)
-    names = ["--config.train.steps", "--config.train.pack", "--config.curriculum.shots"]
-    assert out == f"8 False () {names}\n", err
+    names = ["--config.train.steps", "--config.train.pack", "--config.adapter.targets"]
+    assert out == f"8 False ('qkv',) {names}\n", err
     file = f"--config={tiny.config_file(tmp_path, tiny.config())}"
     _, out, err = tiny.run("-c", SHOWS_ITS_CONFIG, "--config.train.steps=9", file)
-    assert out == "9 True () ['--config', '--config.train.steps']\n", err
+    assert out == "9 True ('all',) ['--config', '--config.train.steps']\n", err
 
 
 @pytest.mark.parametrize("command", ["pintern.train", "pintern.curriculum", "pintern.evaluate"])

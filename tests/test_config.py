@@ -286,3 +286,11 @@ def test_a_commands_programs_are_kept_however_small(tmp_path, monkeypatch):
     )
     tiny.run("-c", code)
     assert any((tmp_path / "pintern" / "jax").glob("*lambda*"))
+
+
+def test_what_a_recorded_config_sets_in_vain_is_let_be():
+    config = default_config()
+    config.curriculum.epsilon = 3.0
+    with pytest.raises(UserError, match="which has no use for it"):
+        validate(config)
+    assert from_json(to_json(config)) == config

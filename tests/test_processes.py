@@ -35,8 +35,14 @@ def launch(processes, *command):
 
 
 @pytest.mark.slow
-def test_two_and_four_processes_make_the_run_of_one(tmp_path):
-    config = tiny.config(**CHANGES)
+@pytest.mark.parametrize(
+    "changes",
+    # Dropout is drawn by place, and of four processes each has a row, with nothing to pack it with.
+    [{"train__pack": False}, {"adapter__dropout": 0.0}],
+    ids=["dropout", "packs"],
+)
+def test_two_and_four_processes_make_the_run_of_one(tmp_path, changes):
+    config = tiny.config(**CHANGES | changes)
     alone = tmp_path / "alone"
     assert train(config, alone)
     wanted = [row["loss"] for row in tiny.lines(alone / "metrics.jsonl")]

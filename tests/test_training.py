@@ -155,16 +155,14 @@ def test_what_was_kept_beyond_the_step_of_a_resumption_is_forgotten(tmp_path, ch
     assert (tmp_path / "teacher.jsonl").exists() == bool(teacher)
 
 
-def test_a_device_with_one_row_at_a_time_gets_rows_of_like_length():
-    """There is nothing to pack a long one with: steps are what they are without packs."""
+def test_too_few_rows_to_pack_are_told(monkeypatch):
+    monkeypatch.setattr("pintern.training.data.packing", lambda *_, rows: 2)
 
     def data(**options) -> TrainingData:
         return TrainingData(tiny.parts().prompts, batch_rows=8, seed=0, **options)
 
-    level = tiny.parts().prompts.curriculum.levels[0]
-    alone, apart = data(accumulate=8), data(accumulate=1, pack=False)
-    assert alone.packed(level) == 1
-    assert [alone.indices(step) for step in range(8)] == [apart.indices(s) for s in range(8)]
+    assert data(accumulate=8).unpacked
+    assert not data(accumulate=1).unpacked and not data(accumulate=8, pack=False).unpacked
 
 
 def test_another_config_is_refused_and_nothing_is_touched(tmp_path):

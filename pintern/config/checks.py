@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from pintern.config.contradictions import check_contradictions
 from pintern.config.fields import default_config
+from pintern.config.unused import check_used
 from pintern.curriculum import SCHEDULES, UNITS, curriculum_of
 from pintern.errors import UserError
 
@@ -110,8 +111,12 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def validate(config: ConfigDict) -> ConfigDict:
+def validate(config: ConfigDict, *, recorded: bool = False) -> ConfigDict:
     """Checks every field's name, type and range, and what they make together; returns the config.
+
+    Args:
+      config: of a run that is to be made.
+      recorded: it is of one that was made: what it set in vain is let be.
 
     Raises:
       UserError: names the field, its value and what was expected.
@@ -126,6 +131,8 @@ def validate(config: ConfigDict) -> ConfigDict:
         if not holds(value):
             raise UserError(f"config.{field} is {value!r}; it must be {wanted}.")
     check_contradictions(config)
+    if not recorded:
+        check_used(config)
     curriculum_of(config)
     return config
 

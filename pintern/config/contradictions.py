@@ -5,7 +5,6 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from pintern.config.fields import default_config
-from pintern.config.unused import check_used
 from pintern.errors import UserError
 
 
@@ -23,7 +22,6 @@ def check_contradictions(config: ConfigDict) -> None:
         )
     _check_prompt(config.prompt)
     _check_chat(config.task)
-    check_used(config)
     _check_losses(config)
     if config.eval.samples > 1 and not config.eval.temperature:
         raise UserError(

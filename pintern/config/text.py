@@ -19,7 +19,8 @@ def to_json(config: ConfigDict) -> str:
 
 def from_json(text: str) -> ConfigDict:
     """Reads back what `to_json` wrote; a field that wasn't there yet has its default."""
-    return validate(ConfigDict(_over(default_config().to_dict(), json.loads(text))))
+    config = ConfigDict(_over(default_config().to_dict(), json.loads(text)))
+    return validate(config, recorded=True)
 
 
 def _over(defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -96,20 +96,20 @@ class TrainingData:
 
     @functools.cache  # noqa: B019
     def _dealt(self, shots: int) -> int:
-        """Rows that are dealt out together.
-
-        Neither micro-batches nor devices change the order; but where each of a device's rows would
-        stand alone, long ones beside short ones, all of a step are of like length instead.
-        """
-        if not self._pack:
-            return 1
-        found = packing(self._lengths(shots), rows=self._rows)
-        return found if math.gcd(found, self._lane_rows) > 1 else 1
+        """Rows that are dealt out together: neither micro-batches nor devices change the order."""
+        return packing(self._lengths(shots), rows=self._rows) if self._pack else 1
 
     def packed(self, level: Level) -> int:
         """Rows of a level's packs, all of which are on one device."""
         found = math.gcd(self._dealt(level.shots), self._lane_rows)
         return math.gcd(found, self._at_most.get(level, found))
+
+    @property
+    def unpacked(self) -> bool:
+        """Whether rows that were dealt out to share packs stand alone, long ones beside short ones,
+        because a device has too few of them.
+        """
+        return any(self._dealt(level.shots) > self.packed(level) == 1 for level in self.levels)
 
     def pack_at_most(self, level: Level, packed: int) -> None:
         """Has a level's packs hold no more rows than so many; before any batch is made of it."""

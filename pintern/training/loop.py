@@ -109,6 +109,8 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
     awaited = config.distill.weight > 0 and config.distill.teacher == "first_stage"
     teacher = base_teacher(parts) if config.distill.weight > 0 and not awaited else None
     data = load_data(parts, workdir, teacher)
+    if data.unpacked and not resumed and is_first():
+        print("Devices have too few rows at a time to pack: config.train.pack=False pads less.")
 
     # ── state ──
     optimizer = make_optimizer(config.train)
