@@ -47,7 +47,7 @@ def config_from_flags(own: Callable[[], ConfigDict] | None = None) -> ConfigDict
     """The checked config that the flags name.
 
     Args:
-      own: gives the one that stands without `--config`; the default config unless given.
+      own: gives the one that stands without `--config`, a run's; the default config unless given.
     """
     from pintern.config import default_config, validate
     from pintern.config.given import change_fields, read_config_file
@@ -55,7 +55,7 @@ def config_from_flags(own: Callable[[], ConfigDict] | None = None) -> ConfigDict
     given = flags.FLAGS.config
     config = (own or default_config)() if given is None else read_config_file(given)
     change_fields(config, flags.FLAGS[_FIELD].value)
-    return validate(config)
+    return validate(config, recorded=own is not None and given is None)
 
 
 def flag_mistake(error: Exception, values: flags.FlagValues) -> str:

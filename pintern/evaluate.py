@@ -134,7 +134,7 @@ def _apply_flags(config: ConfigDict) -> None:
     ):
         if flag.value is not None:
             config.eval[name] = flag.value
-    validate(config)
+    validate(config, recorded=True)
 
 
 def _name(workdir: Path | None, config: ConfigDict, step: int | None) -> str:

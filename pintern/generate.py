@@ -156,7 +156,7 @@ def serving_config(workdir: Path | None) -> ConfigDict:
             "--top_k and --top_p choose among tokens that are drawn, but the temperature is 0.",
             "Give --temperature=1, or leave them out.",
         )
-    return validate(config)
+    return validate(config, recorded=True)
 
 
 def load_server(config: ConfigDict, workdir: Path | None) -> Server:

@@ -116,7 +116,7 @@ def validate(config: ConfigDict, *, recorded: bool = False) -> ConfigDict:
 
     Args:
       config: of a run that is to be made.
-      recorded: it is of one that was made: what it set in vain is let be.
+      recorded: it is, or follows from, that of one that was made: what is set in vain is let be.
 
     Raises:
       UserError: names the field, its value and what was expected.

@@ -144,5 +144,5 @@ def with_task(parts: Parts, overrides: Overrides) -> Parts:
     """
     config = parts.config.copy_and_resolve_references()
     lay_over(config, overrides)
-    validate(config)
+    validate(config, recorded=True)
     return assemble(config, base=(parts.checkpoint, parts.tokenizer))
