@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections import Counter
 
 import pytest
@@ -88,64 +89,64 @@ def test_the_base_behind_the_full_prompt_from_the_command_line(tmp_path):
     assert tokens["examples"] > 5
 
 
-def evaluated(monkeypatch, *given):
-    """The folders' names to which `pintern.evaluate` with these flags would write."""
-    from absl import flags
-    from absl.testing import flagsaver
-
-    from pintern import cli
-    from pintern import evaluate as entry
-
-    if "config" not in flags.FLAGS:
-        cli.define_config()
-    names = []
-    monkeypatch.setattr(entry, "_score", lambda *scored: names.append(scored[-1]))
+# One process for all: what it would score it names, or the refusal.
+NAMES_FOLDERS = """
+import json, sys, types
+from absl import flags
+from absl.testing import flagsaver
+from pintern import cli, evaluate
+from pintern.errors import UserError
+from pintern.interop import read
+read.read_adapter = lambda *_: types.SimpleNamespace(num_virtual_tokens=0)
+evaluate._score = lambda *scored: told.append(scored[-1])
+cli.define_config()
+told = []
+for given in json.loads(sys.argv[1]):
     with flagsaver.flagsaver():
         flags.FLAGS(["evaluate", *given])
-        entry.main([])
-    return names
+        try:
+            evaluate.main([])
+        except UserError as error:
+            told.append(str(error))
+print(json.dumps(told))
+"""
 
 
-@pytest.mark.parametrize(
-    ("flag", "name"),
-    [
-        ((), "8"),
-        (("--temperature=0.9",), "8-temperature0.9"),
-        (("--temperature=0.9", "--samples=3"), "8-samples3-temperature0.9"),
-        (("--keep_rate=0", "--shots=0", "--step=6"), "6-tau0-shots0"),
-        (("--base",), "base"),
-        (("--base", "--temperature=0.9"), "base-temperature0.9"),
-    ],
-)
-def test_what_is_scored_otherwise_has_a_folder_of_its_own(tmp_path, monkeypatch, flag, name):
-    run = tmp_path / "run"
-    tiny.copy_of(tiny.trained_run(), run)
+def evaluated(*given: tuple[str, ...]) -> list[str]:
+    """The folders' names to which `pintern.evaluate` would write, called with each of these."""
+    _, out, err = tiny.run("-c", NAMES_FOLDERS, json.dumps(given))
+    assert out, err
+    return json.loads(out.splitlines()[-1])
+
+
+def test_what_is_scored_otherwise_has_a_folder_of_its_own(tmp_path):
+    run = tiny.copy_of(tiny.trained_run(), tmp_path / "run")
     config = tiny.config(eval__keep_rate=1.0, eval__shots=1)
     (run / "config.json").write_text(to_json(config))
-    assert evaluated(monkeypatch, f"--workdir={run}", *flag) == [name]
+    folders = {
+        (): "8",
+        ("--temperature=0.9",): "8-temperature0.9",
+        ("--temperature=0.9", "--samples=3"): "8-samples3-temperature0.9",
+        ("--keep_rate=0", "--shots=0", "--step=6"): "6-tau0-shots0",
+        ("--base",): "base",
+        ("--base", "--temperature=0.9"): "base-temperature0.9",
+    }
+    adapters = [(f"--adapter={tmp_path / each / 'peft'}",) for each in "ab"]
+    given = [(f"--workdir={run}", *flags) for flags in (*folders, *adapters)]
+    *names, one, other = evaluated(*given)
+    assert names == list(folders.values())
+    assert one != other and all(name.startswith("adapter-peft-") for name in (one, other))
 
 
-@pytest.mark.parametrize("base", [(), ("--base",)])
-def test_a_config_beside_a_run_may_change_how_it_is_scored_alone(tmp_path, monkeypatch, base):
-    given = (f"--workdir={tiny.trained_run()}", *base)
-    longer = f"--config={tiny.config_file(tmp_path, tiny.config(eval__max_new_tokens=5))}"
-    assert evaluated(monkeypatch, *given, longer) == [f"{'base' if base else 8}-tokens5"]
+def test_a_config_beside_a_run_may_change_how_it_is_scored_alone(tmp_path):
     (tmp_path / "other").mkdir()
+    longer = f"--config={tiny.config_file(tmp_path, tiny.config(eval__max_new_tokens=5))}"
     other = f"--config={tiny.config_file(tmp_path / 'other', tiny.config(task__metric='bleu'))}"
-    with pytest.raises(UserError, match=r"task\.metric: 'exact' → 'bleu'.*Leave out --config"):
-        evaluated(monkeypatch, *given, other)
-
-
-def test_adapters_whose_folders_have_one_name_are_scored_apart(tmp_path, monkeypatch):
-    from pintern.interop import read
-
-    monkeypatch.setattr(read, "read_adapter", lambda *_: restored()[1])
-    given = f"--workdir={tiny.trained_run()}"
-    names = [
-        evaluated(monkeypatch, given, f"--adapter={tmp_path / each / 'peft'}")[0] for each in "ab"
-    ]
-    assert names[0] != names[1]
-    assert all(name.startswith("adapter-peft-") for name in names)
+    run = f"--workdir={tiny.trained_run()}"
+    told = evaluated(*((run, *who, what) for what in (longer, other) for who in ((), ("--base",))))
+    assert told[:2] == ["8-tokens5", "base-tokens5"]
+    for refusal in told[2:]:
+        assert re.search(r"task\.metric: 'exact' → 'bleu'.*Leave out --config", refusal)
 
 
 @pytest.mark.slow
