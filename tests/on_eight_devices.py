@@ -6,12 +6,8 @@ Prints a line per mesh that gave the same losses and adapter, and looks through 
 program: no weights are gathered for more than one layer at a time, and logits not at all.
 """
 
-import os
 import re
 import sys
-
-# What the programs say counts, not how fast they are: compiling them is most of the time.
-os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 
 import jax
 import jax.numpy as jnp
