@@ -158,6 +158,7 @@ def test_folder_has_a_file_for_each_split_and_others_are_passed_over(tmp_path):
         ("a.jsonl", "[1]\n", r"row 1 is \[1\]; expected an object"),
         ("a.json", '[{"a": 1},\n', r"a\.json, line 2: not JSON.*call it \.jsonl"),
         ("a.json", '{"a": 1}', "not a list of objects"),
+        ("a.json", "[" * 200_000, "nested too deep"),
         ("a.csv", "a,b\n1\n", r"a\.csv, line 2: .*than the 2 that"),
         ("a.csv", "a,b\n1,2,3\n", r"a\.csv, line 2: .*than the 2 that"),
         ("a.csv", "a,b\n", "holds no rows"),

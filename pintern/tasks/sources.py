@@ -135,6 +135,8 @@ def read_json(path: Path) -> list[Row]:
             f"{path}, line {error.lineno}: not JSON ({error.msg} at column {error.colno}).",
             "The file should be one list of objects; for one object a line, call it .jsonl.",
         ) from error
+    except RecursionError:
+        raise UserError(f"{path}: brackets are nested too deep to be read.") from None
     if not isinstance(rows, list):
         raise UserError(f"{path} is not a list of objects.", "Expected [{...}, {...}].")
     check_characters(rows, text, path)
