@@ -151,7 +151,7 @@ def run_arm(arm: Arm, folder: Path) -> Measured:
         parts = assemble(arm.config, prompts_directory=folder / "prompts")
         check_base(folder, parts.checkpoint)
         adapter, step = None, 0
-    with Progress("evaluate", len(parts.prompts.task.test), unit="request") as bar:
+    with Progress("evaluate", len(parts.prompts.task.test), units="requests") as bar:
         found = evaluate(parts, adapter, arm.prompt, progress=bar.advance)
     write_evaluation(folder / "eval" / str(step), found, arm.prompt)
     slices = ", ".join(f"{name} {s.value:.1f}" for name, s in found.slices.items())
@@ -170,7 +170,7 @@ def time_arms(measured: Sequence[Measured], *, requests: int) -> dict[str, Laten
         for m in measured
     }
     requests = min(requests, len(measured[0].parts.prompts.task.test))
-    with Progress("latency", 2 * requests * len(serving), unit="request") as bar:
+    with Progress("latency", 2 * requests * len(serving), units="requests") as bar:
         return measure_latency(serving, requests=requests, progress=bar.advance)
 
 

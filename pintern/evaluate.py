@@ -167,7 +167,7 @@ def _score(workdir: Path | None, parts: Parts, adapter: Adapter | None, name: st
 
     prompt = InferencePrompt.of(parts.config)
     requests = len(parts.prompts.task.test) * parts.config.eval.samples
-    with Progress("evaluate", requests, unit="request") as bar:
+    with Progress("evaluate", requests, units="requests") as bar:
         found = evaluate(parts, adapter, prompt, progress=bar.advance)
     if not distributed.is_first():
         return

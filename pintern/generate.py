@@ -233,7 +233,7 @@ def answer_many(server: Server, requests: Sequence[Request], batch_rows: int) ->
         if OUT.value is not None:
             stack.enter_context(_writing(Path(OUT.value)))
             out = stack.enter_context(Path(OUT.value).open("x", encoding="utf-8"))
-        bar = stack.enter_context(Progress("generate", len(requests), unit="request"))
+        bar = stack.enter_context(Progress("generate", len(requests), units="requests"))
         for first in range(0, len(requests), step):
             found = server.generator(
                 rows[first : first + step],

@@ -91,7 +91,7 @@ def _evaluate(configs: Sequence[ConfigDict], outcomes: Sequence[Outcome]) -> dic
         return {}
     prompts = [InferencePrompt.of(config) for config in configs]
     count = sum(len(parts.prompts.task.test) for parts, _ in members)
-    with Progress("evaluate", count, unit="request") as bar:
+    with Progress("evaluate", count, units="requests") as bar:
         if _alike(configs):
             found = evaluate_together(members, prompts[0], progress=bar.advance)
         else:

@@ -25,12 +25,12 @@ class Progress:
       title: what is being done.
       total: how many units there are.
       done: units that were done before (a resumed run).
-      unit: name of one unit.
+      units: their name.
     """
 
-    def __init__(self, title: str, total: int, *, done: int = 0, unit: str = "step"):
+    def __init__(self, title: str, total: int, *, done: int = 0, units: str = "steps"):
         self._shown = is_first()
-        self._title, self._total, self._done, self._unit = title, total, done, unit
+        self._title, self._total, self._done, self._units = title, total, done, units
         self._printed = time.monotonic()
         self._recent: deque[tuple[float, int]] = deque()  # when, and how many were done by then
         self._bar = self._task = None
@@ -107,7 +107,7 @@ class Progress:
         rate, remaining = self._rate(), self._total - self._done
         speed = f", {rate:.1f}/s, {remaining / rate:.0f} s left" if rate else ""
         print(
-            f"{self._title}: {self._done}/{self._total} {self._unit}s{speed} {note}".rstrip(),
+            f"{self._title}: {self._done}/{self._total} {self._units}{speed} {note}".rstrip(),
             file=sys.stderr,
             flush=True,
         )

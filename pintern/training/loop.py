@@ -240,7 +240,7 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
     config, mesh = parts.config, mesh_of(parts.checkpoint.decoder.embedding[...])
     answered = []
     if teacher and config.distill.unlabelled:
-        with Progress("teacher answers", config.distill.unlabelled, unit="querie") as bar:
+        with Progress("teacher answers", config.distill.unlabelled, units="queries") as bar:
             answered = answer_log(parts, workdir, teacher.adapter, progress=bar.advance)
         check_lengths(parts, answered)
     labelled = config.train.ce_weight > 0 or config.distill.labelled

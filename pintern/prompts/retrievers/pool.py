@@ -112,7 +112,7 @@ class Pool:
         if len(queries) * self.size < _LONG:
             yield lambda count: None
             return
-        with Progress("retrieval", len(queries), unit="text") as bar:
+        with Progress("retrieval", len(queries), units="texts") as bar:
             yield bar.advance
 
     def _copies(self, query: str, own: int) -> list[int]:

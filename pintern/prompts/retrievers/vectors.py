@@ -98,7 +98,7 @@ def vectors_of(
     # The longest first: neighbours in length share a batch, and the time left is no empty promise.
     order = sorted(range(len(texts)), key=lambda i: (-len(texts[i]), i))
     parts = []
-    with Progress(title, len(texts), unit="text") if title else nullcontext() as bar:
+    with Progress(title, len(texts), units="texts") if title else nullcontext() as bar:
         for start in range(0, len(texts), _AT_ONCE):
             parts.append(encoder.encode([texts[i] for i in order[start : start + _AT_ONCE]]))
             if bar is not None:
