@@ -15,6 +15,7 @@ report/ holds table.md, table.csv, the plots and index.html.
 
 import os
 import sys
+from contextlib import redirect_stdout
 
 from absl import flags
 
@@ -52,7 +53,9 @@ def main(_: list[str]) -> None:
         from pintern.studies.runner import CellsFailedError, run_study
 
         try:
-            if not run_study(study, workdir, only=ONLY.value, redo=REDO.value):
+            with redirect_stdout(sys.stderr):  # what runs tell; stdout has the table alone
+                complete = run_study(study, workdir, only=ONLY.value, redo=REDO.value)
+            if not complete:
                 print("Stopped by a signal. The same command goes on from there.")
                 return
         except CellsFailedError as error:

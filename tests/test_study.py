@@ -206,8 +206,10 @@ def test_two_processes_share_a_grid_and_one_killed_loses_its_cell_alone(tmp_path
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()
-    _, errors = second.communicate(timeout=DEADLINE)
+    told, errors = second.communicate(timeout=DEADLINE)
     assert second.returncode == 0, errors
+    # Its runs' tables are told beside the progress, and not before the study's own.
+    assert "asked τ" in errors and "asked τ" not in told and "| score" in told
     lines = [json.loads(text) for text in (workdir / "ledger.jsonl").read_text().splitlines()]
     assert sorted(line["cell"] for line in lines) == [
         "store/nano/direct/seed-0",

@@ -9,6 +9,7 @@ HTML report. Run it again after an interruption and it goes on where it was.
 import resource
 import sys
 import time
+from contextlib import redirect_stdout
 
 from absl import flags
 
@@ -34,10 +35,12 @@ def main(_: list[str]) -> None:
 
     began = time.monotonic()
     workdir = local_folder(WORKDIR.value, "arms", "quickstart")
-    measured = run_arms(company_arms(SEED.value), workdir)
+    with redirect_stdout(sys.stderr):  # what runs tell; stdout has the table alone
+        measured = run_arms(company_arms(SEED.value), workdir)
+        latencies = time_arms(measured, requests=REQUESTS.value)
     summary = summary_of(
         measured,
-        time_arms(measured, requests=REQUESTS.value),
+        latencies,
         full=FULL,
         cached=CACHED,
         ours=OURS,

@@ -55,8 +55,10 @@ def tidy(*many: Axes) -> None:
 
 def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
     """Writes each name at the first place where it meets no mark, no label and no edge."""
+    from matplotlib.patheffects import withStroke
     from matplotlib.transforms import Bbox
 
+    halo = [withStroke(linewidth=3, foreground="white")]  # lines may pass behind a name
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     frame = axes.get_window_extent()
@@ -66,7 +68,7 @@ def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float
         px, py = axes.transData.transform((x, y))
         taken.append(Bbox.from_extents(px - 7, py - 7, px + 7, py + 7))
     for x, y, name in points:
-        near = {"textcoords": "offset points", "va": "center", "fontsize": 9}
+        near = {"textcoords": "offset points", "va": "center", "fontsize": 9, "path_effects": halo}
         label = axes.annotate(name, (x, y), (0, 0), **near)
         for dx, dy in LABEL_OFFSETS:
             label.set_position((dx, dy))
