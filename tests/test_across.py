@@ -1,4 +1,4 @@
-"""What stands below the tables of single tasks: all tasks together, contrasts, transfer."""
+"""What stands beside the tables of single tasks: all tasks together, contrasts, transfer."""
 
 import json
 import random
@@ -107,8 +107,14 @@ def test_transfer_leaves_the_own_task_out_of_the_mean(lines, tmp_path):
     assert below == "From another task: 11.0 on average."
 
 
-def test_one_task_says_nothing_across(lines, tmp_path):
-    _, parts = tables([line for line in lines if line["task"] == "a"], tmp_path)
+def test_one_task_has_its_contrasts_alone(lines, tmp_path):
+    found, parts = tables([line for line in lines if line["task"] == "a"], tmp_path)
+    assert list(parts) == ["Contrasts, nano"]
+    mean = {r.arm: r.score for r in found}
+    strong = parts["Contrasts, nano"][2][0]
+    assert strong[1] == "1"
+    assert float(strong[2]) == pytest.approx(mean["strong"] - mean["weak"], abs=0.06)
+    _, parts = tables([line for line in lines if line["task"] == "a"], tmp_path, contrasts=())
     assert not parts
 
 

@@ -8,7 +8,7 @@ weeks; `--list` shows the cells, `--only` takes some. `promptintern_main_reduced
 comparison in a size that two cores run.
 """
 
-from experiments.studies.rows import ARMS, DIRECT, ICL, ZERO_SHOT, row
+from experiments.studies.rows import ARMS, DIRECT, ICL, OURS, PROMPTINTERN, ZERO_SHOT, row
 from pintern.studies.diagnostics import ServingLatency
 from pintern.studies.study import PaperTable, Study
 
@@ -27,6 +27,8 @@ RECIPE = {
     "distill.unlabelled": 0,
 }
 EPOCHS, ROWS = 10, 16
+# Beside the tests against direct fine-tuning: against the prompted base, and each half of ours.
+CONTRASTS = ((OURS, ICL), (OURS, PROMPTINTERN), (OURS, "context distillation"))
 
 PAPER = PaperTable(
     source="PromptIntern (2407.02211), main table",
@@ -107,6 +109,7 @@ def get_study(data: str = "../shared/data") -> Study:
         reference=DIRECT,
         none=ZERO_SHOT,
         prompted=ICL,
+        contrasts=CONTRASTS,
         paper=(PAPER,),
         notes=(
             "Arms are trained for equal optimizer steps over equal examples. Learning rate, batch "

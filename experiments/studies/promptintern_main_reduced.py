@@ -7,7 +7,7 @@
 million parameters can't read English at large, so that column shows the path and claims nothing.
 """
 
-from experiments.studies.promptintern_main import PAPER
+from experiments.studies.promptintern_main import CONTRASTS, PAPER
 from experiments.studies.rows import ARMS, DIRECT, ICL, ZERO_SHOT, row
 from pintern.studies.diagnostics import ServingLatency
 from pintern.studies.study import Study
@@ -35,6 +35,7 @@ def get_study(wikisql: str = "") -> Study:
         reference=DIRECT,
         none=ZERO_SHOT,
         prompted=ICL,
+        contrasts=CONTRASTS,
         paper=(PAPER,),
         notes=(
             "Reduced: a model of two million parameters, 300 steps of 16 rows, one made-up task. "

@@ -1,4 +1,4 @@
-"""What a study says over its tasks together: scores side by side, contrasts, transfer."""
+"""What a study says beside each task's table: all tasks' scores, contrasts, transfer."""
 
 from __future__ import annotations
 
@@ -16,17 +16,16 @@ Part = tuple[str, list[str], list[list[str]], str]
 
 
 def across_tasks(study: Study, results: Sequence[Result], workdir: Path) -> list[Part]:
-    """Tables for each model that has results of more than one task."""
+    """Tables for each model: contrasts, and of more than one task scores and transfer."""
     parts: list[Part] = []
     for model in study.models:
         here = [r for r in results if r.model == model]
         tasks = list(dict.fromkeys(r.task for r in here))
-        if len(tasks) < 2:
-            continue
-        parts.append(_scores(model, tasks, here))
+        several = len(tasks) > 1
+        parts += [_scores(model, tasks, here)] if several else []
         contrasts = _contrasts(study, model, here, workdir)
         parts += [contrasts] if contrasts[2] else []
-        parts += _transfers(model, tasks, here)
+        parts += _transfers(model, tasks, here) if several else []
     return parts
 
 
