@@ -28,6 +28,8 @@ def test_ctrl_c_is_one_line_wherever_it_comes(main, tmp_path):
     )
     code = (
         "import gc, signal, sys, time\n"
+        # A suite that a shell runs in the background was started with Ctrl-C ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pintern import cli\n"
         "def callback(*_):\n"
         "    gc.callbacks.remove(callback)\n"
