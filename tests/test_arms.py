@@ -14,8 +14,8 @@ from experiments.company.arms import CACHED, FULL, OURS, company_arms
 from pintern.arms import arm_of, run_arms
 from pintern.assemble import new_adapter
 from pintern.config import default_config, differences, to_json, validate
-from pintern.curriculum import curriculum_of
 from pintern.errors import UserError
+from pintern.schedules import curriculum_of
 from pintern.training.loop import train
 from pintern.training.restore import restore_run
 

@@ -6,13 +6,9 @@ import math
 import pytest
 import tiny
 
-from pintern.curriculum import (
-    SHAPES,
-    AdaptiveState,
-    Level,
-    make_curriculum,
-)
+from pintern.curriculum import AdaptiveState, Level
 from pintern.errors import UserError
+from pintern.schedules import SHAPES, make_curriculum
 
 shape = pytest.mark.parametrize("schedule", list(SHAPES))
 

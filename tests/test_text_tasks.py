@@ -9,9 +9,9 @@ import pytest
 from test_sources import prepare_tfds
 
 from pintern.config import default_config, validate
-from pintern.curriculum import curriculum_of
 from pintern.errors import UserError
 from pintern.evaluation.metrics import score_predictions
+from pintern.schedules import curriculum_of
 from pintern.tasks import LOADERS, load_task
 from pintern.tasks.dart import dart_task
 from pintern.tasks.logic2text import logic2text_task

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from pintern.config.contradictions import check_contradictions
 from pintern.config.fields import default_config
 from pintern.config.unused import check_used
-from pintern.curriculum import SCHEDULES, UNITS, curriculum_of
 from pintern.errors import UserError
+from pintern.schedules import SCHEDULES, UNITS, curriculum_of
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "model.dtype": ("auto", "float32", "bfloat16"),

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
-from pintern.curriculum import AdaptiveState, Curriculum, curriculum_of
+from pintern.curriculum import AdaptiveState, Curriculum
 from pintern.files import write_atomically
 from pintern.paths import user_cache
 from pintern.prompts.compressors.make import make_compressor
@@ -26,6 +26,7 @@ from pintern.prompts.retrievers.vectors import Encoder, digest
 from pintern.prompts.rows import Pieces, Renderer, Row
 from pintern.prompts.task import Example, Task
 from pintern.prompts.tokens import PieceTokenizer
+from pintern.schedules import curriculum_of
 
 
 class StageTokens(NamedTuple):

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from pintern.assemble import Parts, assemble, new_adapter, split_decoder
@@ -24,6 +23,7 @@ from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.examples import check_examples
 from pintern.training.lengths import check_lengths
+from pintern.training.metrics import is_finite, not_finite, step_row
 from pintern.training.placement import abstract_batch, place, place_batch, state_shardings
 from pintern.training.probe import probe_score
 from pintern.training.programs import AHEAD, Programs, abstract
@@ -32,7 +32,6 @@ from pintern.training.signals import asked_to_stop, sigterm
 from pintern.training.stages import forget_later, keep_stage
 from pintern.training.step import (
     Teacher,
-    TrainBatch,
     TrainState,
     learning_rate,
     loss_options,
@@ -265,30 +264,6 @@ def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingD
     )
 
 
-def step_row(
-    step: int, level: Level, batch: TrainBatch, padding: float, rate: float
-) -> dict[str, Any]:
-    """What is known of a step before its metrics are."""
-    return {
-        "step": step,
-        "keep_rate": level.keep_rate,
-        "shots": level.shots,
-        "prompt_tokens": _prompt_tokens(batch),
-        "tokens": batch.student.real_tokens,
-        "padding": round(padding, 4),
-        "learning_rate": rate,
-    }
-
-
-def _prompt_tokens(batch: TrainBatch) -> float:
-    """Mean tokens in front of the completion: prefix, and the row's own less its targets, the last
-    of which isn't read (`Row.read`).
-    """
-    rows, count = batch.student, batch.labelled.size
-    in_rows = (rows.pack_rows > 0).sum() + count - rows.target_weights.sum()
-    return round(float(rows.prefix_valid.sum(-1).mean() + in_rows / count), 2)
-
-
 def _flush(
     pending: list[dict[str, Any]],
     recorder: Recorder,
@@ -311,21 +286,3 @@ def _flush(
         recorder.write(row)
     recorder.timing(programs)
     pending.clear()
-
-
-def is_finite(row: dict[str, Any]) -> bool:
-    """Whether a step's metrics are numbers: no NaN, nothing infinite."""
-    return bool(np.isfinite([row["loss"], row["grad_norm"], row.get("kl", 0.0)]).all())
-
-
-def not_finite(
-    row: dict[str, Any], data: TrainingData, stage: AdaptiveState | None = None
-) -> tuple[str, str]:
-    """What is told of a step whose metrics aren't finite, and the mend."""
-    examples = ", ".join(str(i + 1) for i in data.indices(row["step"], stage))
-    return (
-        f"The loss at step {row['step']} is {row['loss']} (gradient norm {row['grad_norm']}); its "
-        f"batch holds training examples {examples}.",
-        "The last good checkpoint is kept. Lower config.train.learning_rate, or look at these "
-        "examples.",
-    )

@@ -30,14 +30,7 @@ from pintern.training.batches import padding_share
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.data import TrainingData
 from pintern.training.joint_parts import assemble_members
-from pintern.training.loop import (
-    check_rows,
-    check_trains,
-    is_finite,
-    load_data,
-    not_finite,
-    step_row,
-)
+from pintern.training.loop import check_rows, check_trains, load_data
 from pintern.training.members import (
     Outcome,
     check_members,
@@ -48,6 +41,7 @@ from pintern.training.members import (
     select_group,
     write_diverged,
 )
+from pintern.training.metrics import is_finite, not_finite, step_row
 from pintern.training.placement import (
     abstract_batch,
     of_members,
