@@ -12,6 +12,7 @@ from pintern.assemble import split_decoder
 from pintern.config import to_json
 from pintern.curriculum import Level
 from pintern.errors import UserError
+from pintern.evaluation import run as scoring
 from pintern.evaluation.decode import Generator, Sampling
 from pintern.evaluation.run import InferencePrompt, evaluate, evaluate_together, write_evaluation
 from pintern.evaluation.sandbox import seccomp
@@ -46,7 +47,15 @@ def test_a_run_is_scored_and_written_down(tmp_path):
     assert tokens["template"] == len(parts.tokenizer.bos)
     assert tokens["examples"] == 0
     assert tokens["query"] > 5
-    assert 1 <= tokens["output"] <= parts.config.eval.max_new_tokens + 1
+    assert 1 <= tokens["output"] <= parts.config.eval.max_new_tokens
+
+
+def test_output_tokens_count_eos_only_where_there_is_one():
+    parts, _, _ = restored()
+    test, limit = parts.prompts.task.test, parts.config.eval.max_new_tokens
+    rows = scoring.test_rows(parts, ALONE)
+    made = [[9] * limit, [9] * (limit - 1), [9], []] * (len(test) // 4)
+    assert scoring.judge(parts, None, ALONE, rows, made).output == (limit + limit + 2 + 1) / 4
 
 
 def test_further_metrics_are_written_beside_the_first(tmp_path):

@@ -59,7 +59,7 @@ class Evaluation:
       template: mean prompt tokens per request of BOS, soft prompt and template.
       examples: of retrieved examples.
       query: of the query.
-      output: generated, EOS included.
+      output: generated, EOS included where an answer ended with it.
       predictions: one object per test example.
     """
 
@@ -233,7 +233,8 @@ def judge(
         template=float(len(parts.prompts.prefix(prompt.keep_rate)) + virtual),
         examples=float(np.mean([len(row.tokens) for row in rows])) - query,
         query=query,
-        output=float(np.mean([len(ids) + 1 for ids in made])),
+        # An answer of full length ended without EOS.
+        output=float(np.mean([min(len(ids) + 1, config.eval.max_new_tokens) for ids in made])),
         predictions=[
             {
                 "id": example.id,
