@@ -92,6 +92,15 @@ def test_ends_of_the_scale(make):
 
 
 @every_maker
+def test_above_rate_0_something_is_kept(make):
+    """An empty text would be no rung: the ladder that holds it can't be read again."""
+    short = make(tiny_tokenizer())
+    for rate in (0.01, 0.02):
+        with pytest.raises(UserError, match=f"keep {rate:.2f}.*too short"):
+            short("orders customers", rate)
+
+
+@every_maker
 def test_too_short_a_template_is_refused(make):
     with pytest.raises(UserError, match=r"keep 0\.30 ± 0\.02.*keeps [01]\.\d+.*too short"):
         make(tiny_tokenizer())("orders customers", 0.3)

@@ -75,6 +75,8 @@ class Ranked(NamedTuple):
 def shorten(ranked: Ranked, rate: float, tokenizer: PieceTokenizer, *, may_pass_over: bool) -> str:
     """Text of the first words of the ranking whose token count is nearest to the asked rate.
 
+    It has at least one word: an empty text is what rate 0 means.
+
     Raises:
       UserError: nothing within the tolerance.
     """
@@ -87,10 +89,10 @@ def shorten(ranked: Ranked, rate: float, tokenizer: PieceTokenizer, *, may_pass_
         return len(tokenizer.encode(words.keep(order[:count])))
 
     crossing = bisect.bisect_left(range(len(order) + 1), target, key=tokens_of_first)
-    nearby = range(max(0, crossing - _WINDOW), min(len(order), crossing + _WINDOW) + 1)
-    nearest = min(nearby, key=lambda count: abs(tokens_of_first(count) - target))
+    nearby = range(max(1, crossing - _WINDOW), min(len(order), crossing + _WINDOW) + 1)
+    nearest = min(nearby, key=lambda count: abs(tokens_of_first(count) - target), default=0)
     tokens = tokens_of_first(nearest)
-    if abs(tokens - target) <= slack:
+    if nearest and abs(tokens - target) <= slack:
         return words.keep(order[:nearest])
     if may_pass_over:
         for count in range(nearest, -1, -1):
@@ -98,7 +100,7 @@ def shorten(ranked: Ranked, rate: float, tokenizer: PieceTokenizer, *, may_pass_
                 rest = _fill(ranked, count + 1, limit - tokens_of_first(count))
                 # Sizes in the full text are an estimate; the count of the made text decides.
                 text = words.keep([*order[:count], *rest])
-                if abs(len(tokenizer.encode(text)) - target) <= slack:
+                if text and abs(len(tokenizer.encode(text)) - target) <= slack:
                     return text
     got = tokens / full if full else 0.0
     raise UserError(
