@@ -8,7 +8,8 @@ import tiny
 
 from pintern.assemble import assemble
 from pintern.prompts.pipeline import pool_pieces
-from pintern.prompts.task import PromptFormat
+from pintern.prompts.task import Example, PromptFormat
+from pintern.training.data import TrainingData
 from pintern.training.loop import train
 
 
@@ -44,6 +45,17 @@ def test_tokens_are_those_of_the_rows(prompts):
         mean = sum(len(row.tokens) for row in rows) / len(rows)
         # The table's examples have the pool's mean length, retrieved ones nearly so.
         assert mean == pytest.approx(level.examples + level.query, rel=0.1)
+
+
+def test_a_query_of_the_log_is_not_shown_the_labelled_pair_that_asks_it(prompts):
+    query = prompts.task.train[3].query
+    assert prompts.shots_for([query], 1) == [[prompts.pool[3]]]
+    # The teacher's answer is learned as a labelled one would be, so the prompt may not hold it.
+    answered = [Example(query, "shelf 1"), Example("Where is the pink bolt?", "shelf 2")]
+    rows = TrainingData(prompts, answered, seed=0, batch_rows=4, accumulate=1).rows(1)[-2:]
+    pieces = prompts.renderer.pieces(answered)
+    shots = [*prompts.shots_for_pool(1)[3:4], *prompts.shots_for([answered[1].query], 1)]
+    assert rows == [prompts.renderer.row(*each) for each in zip(pieces, shots, strict=True)]
 
 
 def test_ids_of_many_pairs_are_kept_and_follow_text_and_tokenizer(prompts, tmp_path, monkeypatch):

@@ -90,8 +90,16 @@ class Prompts:
         """Examples for queries from outside the pool."""
         return self._shots(queries, shots, None)
 
+    def shots_for_log(self, queries: Sequence[str], shots: int) -> list[list[Pieces]]:
+        """Examples for queries that are trained on beside the labelled pairs.
+
+        A log may ask what a labelled pair asks; that pair isn't shown, as it holds the answer.
+        """
+        place_of = {example.query: place for place, example in enumerate(self.task.train)}
+        return self._shots(queries, shots, [place_of.get(query) for query in queries])
+
     def _shots(
-        self, queries: Sequence[str], shots: int, exclude: list[int] | None
+        self, queries: Sequence[str], shots: int, exclude: list[int | None] | None
     ) -> list[list[Pieces]]:
         if shots == 0:
             return [[] for _ in queries]

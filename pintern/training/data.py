@@ -82,7 +82,7 @@ class TrainingData:
         """Every row with so many examples in front of it."""
         found = [
             *self._prompts.shots_for_pool(shots),
-            *self._prompts.shots_for([example.query for example in self._answered], shots),
+            *self._prompts.shots_for_log([example.query for example in self._answered], shots),
         ]
         return [
             self._prompts.renderer.row(piece, shot)

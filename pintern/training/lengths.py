@@ -67,7 +67,7 @@ def _check(
     pieces = [*prompts.pool, *prompts.renderer.pieces(answered)]
     found = [
         *prompts.shots_for_pool(shots),
-        *prompts.shots_for([example.query for example in answered], shots),
+        *prompts.shots_for_log([example.query for example in answered], shots),
     ]
     rows = [prompts.renderer.row(*each) for each in zip(pieces, found, strict=True)]
     lengths = [max(len(row.tokens), row.start + new) for row in rows]
