@@ -100,7 +100,9 @@ def _number(digits: str) -> re.Pattern[str]:
         forms += ["only", "single", "an?"]
     if value == 2:
         forms += ["both", "twice", "pair"]
-    return re.compile(rf"(?<![\d.])\b(?:{'|'.join(forms)})\b(?!\.\d)")
+    # Of 1,500 neither the 1 nor the 500 is a number.
+    before, after = r"(?<![\d.])(?!(?<=\d,)\d{3}\b)\b", r"\b(?!\.\d|,\d{3}\b)"
+    return re.compile(rf"{before}(?:{'|'.join(forms)}){after}")
 
 
 def grade_blec(
