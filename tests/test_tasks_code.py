@@ -113,6 +113,8 @@ def test_answers_are_programs_however_they_are_wrapped(mbpp):
         f"{right}\n[DONE]\n\nTask: Write": 100,
         f"Here it is:\n```python\n{right}\n```\nIt adds.": 100,
         f"```\n{right}": 100,
+        f"```Python\n{right}\n```": 100,
+        f"```python3\r\n{right}\n```": 100,
         f"Here it is:\n{right}": 0,
         "def add(x): return x + 12": 0,
         "def plus(x): return x + 11": 0,
@@ -120,7 +122,7 @@ def test_answers_are_programs_however_they_are_wrapped(mbpp):
     }
     scores = score_predictions("pass", list(answers), [first] * len(answers), **task.metric_options)
     assert scores.per_example == list(answers.values())
-    assert scores.reasons == {"right": 5, "error": 3, "mismatch": 1}
+    assert scores.reasons == {"right": 7, "error": 3, "mismatch": 1}
     assert "landlock+seccomp" in scores.signature and "cpu:10s" in scores.signature
 
 

@@ -12,7 +12,7 @@ from pintern.evaluation.metrics.scores import Grade, grade_outcomes
 from pintern.evaluation.sandbox.runner import Limits, Problem, protections, run_programs
 from pintern.prompts.task import Example
 
-_FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
+_FENCE = re.compile(r"```(?:python3?|py)?[ \t\r]*\n(.*?)(?:```|\Z)", re.DOTALL | re.IGNORECASE)
 
 
 def grade_pass(
