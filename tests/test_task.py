@@ -148,6 +148,16 @@ def test_leak_is_counted_and_named(write):
     assert len(task_from_files("mine", *files, allow_overlap=True).test) == 3
 
 
+def test_any_right_answer_that_is_trained_on_is_a_leak(write):
+    files = (
+        write("t.txt", "Rules."),
+        write("train.jsonl", pair("a", "two"), pair("b")),
+        write("test.jsonl", pair("a", "one", references=["one", "two"]), pair("d")),
+    )
+    with pytest.raises(UserError, match="1 of the 2 examples"):
+        task_from_files("mine", *files)
+
+
 @given(
     st.lists(st.integers(0, 12), min_size=30, max_size=60).filter(lambda q: len(set(q)) > 3),
     st.floats(0.25, 0.75),

@@ -153,7 +153,11 @@ def task_from_files(
         metric_options=dict(metric_options or {}),
     )
     trained_on = {(example.query, example.completion) for example in task.train}
-    leaked = [e for e in task.test if (e.query, e.completion) in trained_on]
+    leaked = [
+        e
+        for e in task.test
+        if any((e.query, answer) in trained_on for answer in (e.completion, *e.references))
+    ]
     if leaked and not allow_overlap:
         raise UserError(
             f"{len(leaked)} of the {len(task.test)} examples in {test} are also in {train}, "
