@@ -126,6 +126,11 @@ def check_flags() -> None:
             )
         if not out.parent.is_dir():
             raise UserError(f"--out={out}: there is no folder {out.parent}.")
+        if PROMPTS.value is None and sys.stdin.isatty():
+            raise UserError(
+                f"--out={out} takes no answers to what is asked at a terminal.",
+                "Give --prompts=FILE, or pipe the prompts in.",
+            )
         with _writing(out):
             out.open("x").close()
             out.unlink()  # made when there is an answer
@@ -151,6 +156,7 @@ def serving_config(workdir: Path | None) -> ConfigDict:
     for field, flag in flags_of.items():
         if flag.value is not None:
             config.eval[field] = flag.value
+    config.eval.samples = 1  # a prompt gets one answer, which may well be greedy
     if (TOP_K.value or TOP_P.value < 1) and config.eval.temperature == 0:
         raise UserError(
             "--top_k and --top_p choose among tokens that are drawn, but the temperature is 0.",

@@ -1,12 +1,17 @@
 """A user's prompts get the answers that evaluation would score, streamed or in batches."""
 
 import functools
+import os
+import pty
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tiny
 
 from pintern.assemble import assemble, load_base
+from pintern.config import to_json
 from pintern.errors import UserError
 from pintern.evaluation.run import InferencePrompt, evaluate
 from pintern.evaluation.serving import checkpoint_server, run_server
@@ -190,6 +195,37 @@ def test_flags_that_contradict_are_told(case):
     assert err.startswith("error:")
     assert said in err
     assert len(err.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_file_of_answers_is_refused_at_a_terminal(tmp_path):
+    """What is asked there is answered there, so that the file would never be written."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "pintern.generate", "--model=nano", f"--out={tmp_path / 'o'}"]
+    found = subprocess.run(
+        command, cwd=tiny.REPOSITORY, stdin=slave, capture_output=True, text=True, timeout=120
+    )
+    os.close(master)
+    os.close(slave)
+    assert found.returncode == 2, found.stderr
+    assert "--prompts=FILE" in found.stderr
+
+
+@pytest.mark.slow
+def test_a_run_that_is_scored_by_several_samples_can_be_asked_greedily(tmp_path):
+    run, one = tmp_path / "run", tmp_path / "one.txt"
+    shutil.copytree(tiny.trained_run(), run)
+    config = read_config(run)
+    config.eval.samples, config.eval.temperature = 3, 0.8
+    (run / "config.json").write_text(to_json(config))
+    parts, adapter = restored()
+    asked = requests(parts)[:1]
+    one.write_text(asked[0].text + "\n")
+    code, said, err = tiny.run(
+        "-m", "pintern.generate", f"--workdir={run}", f"--prompts={one}", "--temperature=0"
+    )
+    assert code == 0, err
+    assert said == answers(run_server(parts, adapter), asked)[0]["completion"] + "\n"
 
 
 @pytest.mark.slow
