@@ -108,6 +108,13 @@ def test_bash_scores_are_on_the_common_scale():
     assert score_predictions("bash_tokens", golds, golds).value == 100
 
 
+@pytest.mark.parametrize("metric", ["nlc2cmd", "bash_tokens"])
+def test_bash_scores_are_against_the_best_reference(metric):
+    example = Example("", "ls -a", references=("ls -a", "find . -maxdepth 1"))
+    assert score_predictions(metric, ["find . -maxdepth 1"], [example]).value == 100
+    assert score_predictions(metric, ["ls -a"], [example]).value == 100
+
+
 @pytest.mark.skipif(not NL2BASH.exists(), reason="../shared/data is absent")
 def test_nearly_all_gold_commands_are_read():
     commands = (NL2BASH / "all.cm").read_text().strip().split("\n")[::10]

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pintern.evaluation.metrics.scores import Grade, grade_shares
+from pintern.evaluation.metrics.text import references_of
 from pintern.prompts.task import Example
 
 _TOKEN = re.compile(
@@ -212,9 +213,9 @@ def _gold(command: str) -> list[Utility]:
 def grade_nlc2cmd(
     predictions: Sequence[str], examples: Sequence[Example], options: Mapping[str, Any]
 ) -> Grade:
-    """`nlc2cmd_score`, whose −1 to 1 become 0 to 100."""
+    """`nlc2cmd_score` against the best reference, whose −1 to 1 become 0 to 100."""
     shares = [
-        (1 + nlc2cmd_score(prediction, example.completion)) / 2
+        (1 + max(nlc2cmd_score(prediction, text) for text in references_of(example))) / 2
         for prediction, example in zip(predictions, examples, strict=True)
     ]
     signature = "nlc2cmd|utilities,flags|confidence:1|scale:50*(1+s)|lexer:shlex"
@@ -224,9 +225,9 @@ def grade_nlc2cmd(
 def grade_bash_tokens(
     predictions: Sequence[str], examples: Sequence[Example], options: Mapping[str, Any]
 ) -> Grade:
-    """`token_f1`, from 0 to 100."""
+    """`token_f1` against the best reference, from 0 to 100."""
     shares = [
-        token_f1(prediction, example.completion)
+        max(token_f1(prediction, text) for text in references_of(example))
         for prediction, example in zip(predictions, examples, strict=True)
     ]
     signature = "bash_tokens|f1:utilities,flags,arguments|lexer:shlex"
