@@ -8,8 +8,9 @@ import pytest
 from experiments.arms import prompt_tuning
 from pintern.arms import arm_of
 from pintern.errors import UserError
+from pintern.evaluation.run import write_lines
 from pintern.studies.across import across_tasks, transfers_of
-from pintern.studies.results import results_of
+from pintern.studies.results import read_predictions, results_of
 from pintern.studies.study import Row, Study, cells_of
 
 TASKS, SEEDS, EXAMPLES = ("a", "b"), (0, 1, 2), 40
@@ -121,3 +122,10 @@ def test_one_task_has_its_contrasts_alone(lines, tmp_path):
 def test_a_contrast_of_an_arm_that_is_not_there():
     with pytest.raises(UserError, match="strange"):
         cells_of(study(contrasts=(("strong", "strange"),)))
+
+
+def test_answers_may_hold_what_other_programs_take_for_line_ends(tmp_path):
+    answers = [{"query": "a\n", "prediction": "one\u2028two\x85three\x1cfour"}, {"query": "b"}]
+    write_lines(tmp_path / "predictions.jsonl", answers)
+    line = {"cell": "c", "predictions": "predictions.jsonl"}
+    assert read_predictions(line, tmp_path) == answers

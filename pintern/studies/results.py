@@ -103,7 +103,9 @@ def read_predictions(line: Line, workdir: Path) -> list[dict[str, Any]]:
             f"{path} is gone, which the ledger's line of {line['cell']} needs.",
             "Put it back, or take that line out of ledger.jsonl and run the study again.",
         )
-    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    # Not `splitlines`: an answer may hold other characters that it takes for line ends.
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
 
 
 def _group(study: Study, lines: Sequence[Line], workdir: Path) -> list[Result]:
