@@ -224,6 +224,16 @@ def test_the_upper_end_of_the_band_is_the_similarity_itself(similarity):
 
 
 @pytest.mark.parametrize("similarity", ["bm25", "dense"])
+def test_a_band_of_a_large_pool_is_found_as_of_a_small_one(similarity, tmp_path, monkeypatch):
+    """Beside a large pool the similarity's retriever keeps what it found, without any scores."""
+    pool, ask = made_up_pool(60), {"similarity": similarity, "quantile": 0.5}
+    expected = retrieve_for_training(make("similarity_band", pool, **ask), pool, 3)
+    monkeypatch.setattr("pintern.prompts.retrievers.make.LARGE", 4)
+    band = make("similarity_band", pool, cache=tmp_path, **ask)
+    assert retrieve_for_training(band, pool, 3) == expected
+
+
+@pytest.mark.parametrize("similarity", ["bm25", "dense"])
 def test_the_band_is_where_a_full_sort_has_it(similarity):
     pool = [*made_up_pool(50), *made_up_pool(4)]
     everything = make(similarity, pool).neighbours(pool, 53)

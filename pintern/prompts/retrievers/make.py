@@ -16,6 +16,9 @@ from pintern.prompts.retrievers.vectors import Encoder, sentence_encoder
 SIMILARITIES = ("bm25", "dense", "sentence_transformers")
 RETRIEVERS = (*SIMILARITIES, "similarity_band", "random", "fixed")
 
+# Texts to what, with the texts, a retriever's answers follow from.
+Identity = Callable[[Sequence[str]], str]
+
 
 def make_retriever(
     kind: str,
@@ -47,28 +50,19 @@ def make_retriever(
       UserError: an unknown kind, a pool with fewer than 2 items, or see the retrievers.
     """
 
-    def keep(retriever: Retriever, identity: Callable[[Sequence[str]], str]) -> Retriever:
-        large = cache is not None and len(pool) >= LARGE
-        return KeptNeighbours(retriever, identity, cache) if large else retriever
+    def scorer(kind: str) -> tuple[BM25Retriever | DenseRetriever, Identity]:
+        if kind == "bm25":
+            return BM25Retriever(pool, cache), bm25_identity
+        made = encoder if kind == "dense" else sentence_encoder(sentence_model)
+        return DenseRetriever(pool, made, cache), made.key
 
     match kind:
-        case "bm25":
-            return keep(BM25Retriever(pool, cache), bm25_identity)
-        case "dense":
-            return keep(DenseRetriever(pool, encoder, cache), encoder.key)
-        case "sentence_transformers":
-            sentences = sentence_encoder(sentence_model)
-            return keep(DenseRetriever(pool, sentences, cache), sentences.key)
+        case "bm25" | "dense" | "sentence_transformers":
+            retriever, identity = scorer(kind)
+            large = cache is not None and len(pool) >= LARGE
+            return KeptNeighbours(retriever, identity, cache) if large else retriever
         case "similarity_band" if similarity in SIMILARITIES:
-            scorer = make_retriever(
-                similarity,
-                pool,
-                seed=seed,
-                encoder=encoder,
-                sentence_model=sentence_model,
-                cache=cache,
-            )
-            return SimilarityBandRetriever(scorer, quantile)
+            return SimilarityBandRetriever(scorer(similarity)[0], quantile)
         case "similarity_band":
             raise UserError(
                 f"Unknown similarity {similarity!r}.", f"Use one of: {', '.join(SIMILARITIES)}."
