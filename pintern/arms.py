@@ -151,7 +151,8 @@ def run_arm(arm: Arm, folder: Path) -> Measured:
         parts = assemble(arm.config, prompts_directory=folder / "prompts")
         check_base(folder, parts.checkpoint)
         adapter, step = None, 0
-    with Progress("evaluate", len(parts.prompts.task.test), units="requests") as bar:
+    requests = len(parts.prompts.task.test) * arm.config.eval.samples
+    with Progress("evaluate", requests, units="requests") as bar:
         found = evaluate(parts, adapter, arm.prompt, progress=bar.advance)
     write_evaluation(folder / "eval" / str(step), found, arm.prompt)
     slices = ", ".join(f"{name} {s.value:.1f}" for name, s in found.slices.items())

@@ -59,7 +59,7 @@ TOP_K = flags.DEFINE_integer("top_k", 0, "Draw from so many tokens; 0 is all.", 
 TOP_P = flags.DEFINE_float(
     "top_p", 1.0, "Draw from the tokens that hold this share.", lower_bound=0.0, upper_bound=1.0
 )
-SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0)
+SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0, upper_bound=2**32 - 1)
 MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", None, "Longest completion; default: config.eval.", lower_bound=1
 )
@@ -116,8 +116,10 @@ def check_flags() -> None:
         )
     if QUERY_FORMAT.value and "{query}" not in QUERY_FORMAT.value:
         raise UserError(f"--query_format={QUERY_FORMAT.value!r} never says {{query}}.")
-    if TOP_P.value == 0:
-        raise UserError("--top_p=0 leaves no token to draw.", "Use --temperature=0 to be greedy.")
+    if not TOP_P.value > 0:  # NaN neither
+        raise UserError(
+            f"--top_p={TOP_P.value:g} leaves no token to draw.", "Use --temperature=0 to be greedy."
+        )
     if OUT.value is not None:
         out = Path(OUT.value)
         if out.exists():

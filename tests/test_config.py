@@ -90,6 +90,7 @@ def test_prompt_fields_that_agree_are_taken():
         ("curriculum.keep_rates", ("1.0",), r"config\.curriculum\.keep_rates"),
         ("curriculum.shots", (1.5,), r"config\.curriculum\.shots"),
         ("train.steps", 0, r"config\.train\.steps is 0; it must be above 0"),
+        ("seed", 2**32, r"config\.seed is 4294967296; it must be from 0 to 4294967295"),
         ("train.warmup", 1.5, r"between 0 and 1"),
         ("train.learning_rate", float("nan"), r"config\.train\.learning_rate is nan"),
         ("train.clip", float("inf"), r"config\.train\.clip is inf; it must be a finite number"),

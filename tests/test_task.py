@@ -81,6 +81,7 @@ def test_byte_order_mark_is_no_part_of_the_text(tmp_path):
         (pair("a", answer="b"), "unknown field 'answer'"),
         (r'{"query": "cut \ud83d", "completion": "a"}', r"\ud83d is half of a character"),
         ('{"facts": ' + "[" * 200_000, "nested too deep"),
+        ('{"facts": ' + "9" * 5_000 + "}", "not read (Exceeds the limit"),
     ],
 )
 def test_bad_line_is_named(write, bad, said):

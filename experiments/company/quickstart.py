@@ -16,7 +16,9 @@ from absl import flags
 from pintern import cli
 
 WORKDIR = flags.DEFINE_string("workdir", "runs/quickstart", "Folder of the run.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of every random choice.", lower_bound=0)
+SEED = flags.DEFINE_integer(
+    "seed", 0, "Seed of every random choice.", lower_bound=0, upper_bound=2**32 - 1
+)
 REQUESTS = flags.DEFINE_integer(
     "requests", 40, "Requests timed per arm, one at a time.", lower_bound=1
 )

@@ -59,6 +59,8 @@ def parse_json_line(line: str, where: str) -> Any:
         ) from error
     except RecursionError:
         raise UserError(f"{where}: brackets are nested too deep to be read.") from None
+    except ValueError as error:  # of a number with thousands of digits
+        raise UserError(f"{where}: not read ({error}).") from error
     check_characters(value, line, where)
     return value
 
