@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 from adapters import checkpoint
+from flax import nnx
 from safetensors.numpy import load_file
 from tiny_models import CONFIGS, random_adapter
 
@@ -23,7 +25,9 @@ from pintern.interop.vllm import lint_vllm
 from pintern.interop.write import Export, write_export
 from pintern.models.load import load_model
 from pintern.models.merge import merge_lora
+from pintern.models.quantize import quantize
 
+FIXTURES = Path(__file__).parent / "fixtures"
 ROWS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
 
 
@@ -60,6 +64,16 @@ def test_a_soft_prompt_alone(tmp_path):
     out = write_export(tmp_path, "soft_prompt", export(adapter=soft_only()), "")
     assert_same(read_adapter(out, checkpoint("llama")), soft_only())
     assert list(load_file(out / "adapter_model.safetensors")) == ["prompt_embeddings"]
+
+
+def test_a_soft_prompt_is_as_wide_as_the_embedding(tmp_path):
+    """OPT-350m's embedding is narrower than the model."""
+    base = load_model(FIXTURES / "opt_post")
+    width = base.config.embed_dim
+    assert width < base.config.model_dim
+    soft = Adapter({}, jnp.ones((3, width)))
+    made = Export(soft, base, "some/base", alpha=1.0, rank_stabilised=False)
+    assert_same(read_adapter(write_export(tmp_path, "soft_prompt", made, ""), base), soft)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -135,6 +149,15 @@ def test_merging_is_in_float32_and_cast_once(tmp_path):
     np.testing.assert_array_equal(np.asarray(found), np.asarray(exact))
     assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert compare(out, checkpoint("llama"), random_adapter("llama"), ROWS, jnp.bfloat16).within
+
+
+def test_merged_into_a_quantised_base_are_the_weights_that_it_stands_for(tmp_path):
+    held = nnx.clone(checkpoint("llama").decoder)
+    quantize(held)
+    made = export()
+    made = dataclasses.replace(made, checkpoint=dataclasses.replace(made.checkpoint, decoder=held))
+    out = write_export(tmp_path, "merged", made, "")
+    assert compare(out, made.checkpoint, made.adapter, ROWS, jnp.float32).within
 
 
 def test_a_merged_value_that_the_dtype_cannot_hold_is_named(tmp_path):

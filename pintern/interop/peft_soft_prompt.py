@@ -82,7 +82,7 @@ def read_soft_prompt(directory: Path, config: dict[str, Any], checkpoint: Checkp
                 "Train one without this option.",
             )
     length = positive_number(config, "num_virtual_tokens", directory, int)
-    width = checkpoint.config.model_dim
+    width = checkpoint.config.embed_dim or checkpoint.config.model_dim
     if config.get("token_dim") not in (None, width):
         raise UserError(
             f"{directory / CONFIG}: token_dim is {config['token_dim']!r}; this base is {width} "
