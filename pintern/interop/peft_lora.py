@@ -45,6 +45,7 @@ def write_lora(
     checkpoint: Checkpoint,
     *,
     base_name: str,
+    revision: str = "",
     alpha: float,
     rank_stabilised: bool,
     dtype: DTypeLike = jnp.float32,
@@ -56,6 +57,7 @@ def write_lora(
       adapter: with at least one pair, all of one rank.
       checkpoint: the base, for names and layouts.
       base_name: hub name or path under which loaders find the base.
+      revision: of a hub name; empty is the newest.
       alpha: α of the scale.
       rank_stabilised: α/√r in place of α/r.
       dtype: of storage.
@@ -73,7 +75,7 @@ def write_lora(
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "revision": None,
+        "revision": revision or None,
         "r": rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "target_modules": target_suffixes(adapter.lora, modules),
