@@ -15,6 +15,7 @@ from absl import flags
 
 from pintern.cli import flag_mistake
 from pintern.errors import EXIT_CODE, UserError
+from pintern.remote import is_remote
 
 # What training exits with under a launcher when a signal stopped it after a checkpoint
 # (sysexits.h: EX_TEMPFAIL, try again).
@@ -103,7 +104,7 @@ def watch_command(command: Sequence[str]) -> list[str]:
 
 def is_bucket(path: str | None) -> bool:
     """Whether a path lies in an object store, and so outlives the machine."""
-    return path is not None and path.startswith(("gs://", "s3://"))
+    return path is not None and is_remote(path) and not path.startswith(("file:", "memory:"))
 
 
 def digest(text: str, length: int = 8) -> str:

@@ -92,7 +92,7 @@ def children(
 
 def visible_gpus(environment: Mapping[str, str]) -> list[str]:
     """Ids of the NVIDIA GPUs that JAX would take."""
-    if environment.get("JAX_PLATFORMS", "cuda") not in ("cuda", "gpu", "cuda,cpu", "gpu,cpu"):
+    if (environment.get("JAX_PLATFORMS") or "cuda") not in ("cuda", "gpu", "cuda,cpu", "gpu,cpu"):
         return []
     if "CUDA_VISIBLE_DEVICES" in environment:
         return [i for i in environment["CUDA_VISIBLE_DEVICES"].split(",") if i not in ("", "-1")]

@@ -99,7 +99,7 @@ def main(_: list[str]) -> None:
     )
     training = []
     if SEARCH.value:
-        best = _search(config, shape, topology, lengths)
+        best = _search(config, shape, topology, lengths.padded)
         config, training = best.config, [best.measured]
     _show(config, raw, shape, topology, lengths, training)
 
@@ -154,23 +154,23 @@ def _show(config, raw, shape, topology, lengths, training) -> None:
         f"remat={config.model.remat}; decoding {config.eval.batch_rows} rows, "
         f"{config.eval.max_new_tokens} new tokens"
     )
-    programs = list(training)
+    programs, padded = list(training), lengths.padded
     if topology.devices is None:
         if not programs:
-            programs.append(estimate_training(config, shape, topology, lengths))
+            programs.append(estimate_training(config, shape, topology, padded))
         if DECODING.value:
             programs.append(estimate_decoding(config, shape, topology, lengths))
         print("No compiler for these chips: this is an estimate; a tenth of memory is left free.")
     else:
         if not programs:
-            programs += compile_training(config, shape, topology, lengths, effort=EFFORT.value)
+            programs += compile_training(config, shape, topology, padded, effort=EFFORT.value)
         if DECODING.value:
             eos = raw.get("eos_token_id") or 0
             eos = eos[0] if isinstance(eos, list) else eos
             programs += compile_decoding(
                 config, shape, topology, lengths, eos=eos, effort=EFFORT.value
             )
-    needed = step_flops(config, shape, base, lengths)
+    needed = step_flops(config, shape, base, padded)
     print("\n" + table(programs, topology.chip, topology.count, needed))
     if LARGEST.value:
         print("\n" + largest(programs, LARGEST.value))

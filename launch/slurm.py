@@ -26,7 +26,10 @@ from pintern.errors import UserError
 _POLL = 2.0  # seconds; the controller of a large site has enough to do
 # minutes, minutes:seconds, hours:minutes:seconds, and days-hours with or without the smaller ones.
 _TIME = re.compile(r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|UNLIMITED|INFINITE", re.ASCII)
-_DONE = "COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL OUT_OF_MEMORY BOOT_FAIL DEADLINE".split()
+_DONE = (
+    "COMPLETED FAILED CANCELLED TIMEOUT NODE_FAIL OUT_OF_MEMORY BOOT_FAIL DEADLINE "
+    "PREEMPTED"  # where the site cancels what it preempts; else it is queued again at once
+).split()
 
 
 def define(values: flags.FlagValues) -> None:
@@ -117,10 +120,12 @@ def batch_script(values: flags.FlagValues, command: Sequence[str], name: str, lo
     if tasks == 1 and values.gpus_per_node > 1:
         # Inside Slurm JAX gives each process one GPU, unless told.
         environment["JAX_LOCAL_DEVICE_IDS"] = ",".join(map(str, range(values.gpus_per_node)))
+    # How many processors a task has srun takes from its own options alone (Slurm 22.05 and later).
+    again = [option for option in values.sbatch if re.match("--cpus-per-task=|-c", option)]
     body = _BODY.format(
         exports=common.exports(environment),
         watcher=_watcher(values, command),
-        command=shlex.join(command),
+        command=shlex.join([*again, *command]),
     )
     options_text = "".join(f"#SBATCH {_quoted(line)}\n" for line in [*lines, *values.sbatch])
     return f"#!/bin/bash\n{options_text}\n{body}"
@@ -185,7 +190,8 @@ def find_job(name: str, fingerprint: str) -> str | None:
     )
     if done.returncode:
         raise UserError(f"squeue failed: {common.last_line(done.stderr)}.")
-    jobs = [line.split() for line in done.stdout.splitlines() if line.strip()]
+    # A comment of somebody else's may have spaces.
+    jobs = [line.split(maxsplit=2) for line in done.stdout.splitlines() if line.strip()]
     if not jobs:
         return None
     job, _, comment = min(jobs, key=lambda fields: (fields[1] != "RUNNING", int(fields[0])))

@@ -103,7 +103,6 @@ def _export(workdir: Path, out: Path) -> bool:
 def _plan(parts: "Parts", adapter: Any, form: str, dtype: str) -> "Export":
     import jax.numpy as jnp
 
-    from pintern.assemble import BUNDLED
     from pintern.errors import UserError
     from pintern.interop.merged import stored_dtype
     from pintern.interop.write import Export
@@ -118,10 +117,13 @@ def _plan(parts: "Parts", adapter: Any, form: str, dtype: str) -> "Export":
     if dtype == "auto":
         merged = form == "merged" and not model.random_init
         dtype = stored_dtype(parts.checkpoint.directory) if merged else "float32"
+    # A folder by its whole path: a loader of the export stands elsewhere.
+    hub = model.path != "nano" and not Path(model.path).exists()
     return Export(
         adapter=adapter,
         checkpoint=parts.checkpoint,
-        base_name=str(BUNDLED) if model.path == "nano" else model.path,
+        base_name=model.path if hub else str(parts.checkpoint.directory.absolute()),
+        revision=model.revision if hub else "",
         alpha=fields.alpha,
         rank_stabilised=fields.rank_stabilised,
         dtype=jnp.dtype(dtype),

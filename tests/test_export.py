@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +11,25 @@ import numpy as np
 import pytest
 import tiny
 from adapters import checkpoint
+from flax import nnx
 from safetensors.numpy import load_file
 from tiny_models import CONFIGS, random_adapter
 
 from pintern.adapters.adapter import Adapter
+from pintern.assemble import fresh_adapter
 from pintern.errors import UserError
 from pintern.interop.compare import Difference, compare
 from pintern.interop.manifest import read_manifest
+from pintern.interop.model_card import render_card
 from pintern.interop.modules import hub_modules, target_suffixes
 from pintern.interop.read import read_adapter
 from pintern.interop.vllm import lint_vllm
 from pintern.interop.write import Export, write_export
 from pintern.models.load import load_model
 from pintern.models.merge import merge_lora
+from pintern.models.quantize import quantize
 
+FIXTURES = Path(__file__).parent / "fixtures"
 ROWS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7]]
 
 
@@ -60,6 +66,16 @@ def test_a_soft_prompt_alone(tmp_path):
     out = write_export(tmp_path, "soft_prompt", export(adapter=soft_only()), "")
     assert_same(read_adapter(out, checkpoint("llama")), soft_only())
     assert list(load_file(out / "adapter_model.safetensors")) == ["prompt_embeddings"]
+
+
+def test_a_soft_prompt_is_as_wide_as_the_embedding(tmp_path):
+    """OPT-350m's embedding is narrower than the model."""
+    base = load_model(FIXTURES / "opt_post")
+    width = base.config.embed_dim
+    assert width < base.config.model_dim
+    soft = Adapter({}, jnp.ones((3, width)))
+    made = Export(soft, base, "some/base", alpha=1.0, rank_stabilised=False)
+    assert_same(read_adapter(write_export(tmp_path, "soft_prompt", made, ""), base), soft)
 
 
 @pytest.mark.parametrize("family", CONFIGS)
@@ -135,6 +151,15 @@ def test_merging_is_in_float32_and_cast_once(tmp_path):
     np.testing.assert_array_equal(np.asarray(found), np.asarray(exact))
     assert json.loads((out / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert compare(out, checkpoint("llama"), random_adapter("llama"), ROWS, jnp.bfloat16).within
+
+
+def test_merged_into_a_quantised_base_are_the_weights_that_it_stands_for(tmp_path):
+    held = nnx.clone(checkpoint("llama").decoder)
+    quantize(held)
+    made = export()
+    made = dataclasses.replace(made, checkpoint=dataclasses.replace(made.checkpoint, decoder=held))
+    out = write_export(tmp_path, "merged", made, "")
+    assert compare(out, made.checkpoint, made.adapter, ROWS, jnp.float32).within
 
 
 def test_a_merged_value_that_the_dtype_cannot_hold_is_named(tmp_path):
@@ -216,6 +241,56 @@ def test_vllm_loads_lora_of_its_families_and_merged_weights_of_all(tmp_path):
     assert not bad.loads
     assert "--format=merged" in bad.lines[0]
     assert lint(tmp_path / "merged", "gpt2", "merged").loads
+
+
+def test_the_revision_of_the_base_is_told_to_every_loader(tmp_path):
+    """Else they would take the newest, which may be another model."""
+    made = export(virtual=3, revision="step1000")
+    out = write_export(tmp_path / "out", "peft", made, "")
+    for part in ("lora", "soft_prompt"):
+        said = json.loads((out / part / "adapter_config.json").read_text())
+        assert said["revision"] == "step1000"
+    assert read_manifest(out).base == made.base
+    lines = lint(tmp_path / "lora", revision="step1000").lines
+    assert "vllm serve some/base --revision step1000 --enable-lora" in lines[0]
+
+
+def test_an_export_that_tells_no_revision_is_read(tmp_path):
+    out = write_export(tmp_path, "peft", export(), "")
+    content = json.loads((out / "pintern.json").read_text())
+    del content["base"]["revision"]
+    (out / "pintern.json").write_text(json.dumps(content))
+    assert read_manifest(out).base == export().base
+
+
+@pytest.mark.parametrize(
+    ("model", "named", "pinned"),
+    [
+        ({"path": "base"}, "{here}/base", ""),
+        ({"path": "org/name", "revision": "step1000"}, "org/name", ', revision="step1000"'),
+    ],
+)
+def test_the_card_finds_the_base_from_anywhere(tmp_path, monkeypatch, model, named, pinned):
+    """A folder that was named from the working directory, and the hub's revision."""
+    from absl import flags
+
+    from pintern import export as entry
+
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["export", "--workdir=run", "--out=out", "--format=peft"])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    parts = tiny.parts()
+    config = parts.config.copy_and_resolve_references()
+    config.model.update(model)
+    whole = dataclasses.replace(parts.checkpoint, directory=Path("base"))
+    parts = dataclasses.replace(parts, config=config, checkpoint=whole)
+    adapter = fresh_adapter(parts)
+    made = entry._plan(parts, adapter, "peft", "float32")
+    card = render_card(entry._facts(parts, made, "peft", tmp_path, 1))
+    wanted = json.dumps(named.format(here=tmp_path)) + pinned
+    assert f"AutoModelForCausalLM.from_pretrained({wanted})" in card
+    assert f"AutoTokenizer.from_pretrained({wanted})" in card
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox", "something"])

@@ -37,6 +37,7 @@ GPT2_OPTIONS = [
     ({"n_inner": 0}, "n_inner is 0; it"),
     ({"n_head": 5}, "n_embd 32 is not a multiple of 5 heads"),
     ({"n_layer": "2"}, "n_layer is '2'; it must be a positive"),
+    ({"activation_function": ["gelu"]}, "the value of an option is of another kind"),
     ({"layer_norm_epsilon": 0}, "layer_norm_epsilon is 0; it must be a positive number"),
     ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1; it must be true or false"),
     ({"alibi": True}, r"unknown option 'alibi' \(value True\)"),

@@ -172,6 +172,19 @@ def test_gpus_are_shared_out():
         local.children(["train"], 3, port=1, gpus=["0", "1", "2", "3"])
     assert local.visible_gpus({"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "0"}) == []
     assert local.visible_gpus({"CUDA_VISIBLE_DEVICES": "2,3"}) == ["2", "3"]
+    # Set to nothing it is as good as unset, to JAX too.
+    assert local.visible_gpus({"JAX_PLATFORMS": "", "CUDA_VISIBLE_DEVICES": "2"}) == ["2"]
+
+
+@pytest.mark.parametrize("workdir", ["gs://b/r", "gcs://b/r", "s3://b/r", "s3a://b/r", "az://b/r"])
+def test_a_bucket_is_what_training_takes_for_one(workdir):
+    assert common.is_bucket(workdir)
+    assert common.run_name([f"--workdir={workdir}"], absolute=True).startswith("pintern-r-")
+
+
+@pytest.mark.parametrize("workdir", ["file:///r", "memory://r", "/mnt/r", None])
+def test_a_folder_of_the_machine_is_no_bucket(workdir):
+    assert not common.is_bucket(workdir)
 
 
 @pytest.mark.parametrize(

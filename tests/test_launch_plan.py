@@ -1,5 +1,6 @@
 """The planner: programs of known content, memory of real arrays, and a real compile for a TPU."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -245,6 +246,28 @@ def test_flops_grow_with_rows_and_a_prefix_is_read_once():
     more = step_flops(config_of(rows=24), shape, base, LENGTHS)
     assert many - few == pytest.approx(more - many)  # rows cost alike, and the prefix is apart
     assert many < 2 * few
+
+
+def test_a_prefix_that_does_not_go_round_is_read_by_every_chip():
+    """The compiler's own count has it so: eight times the work, and not as many chips' share."""
+    shape, topology = shape_of("llama-3-8b"), read_topology("h100:8")
+    short = dataclasses.replace(LENGTHS, row=8, target=8)
+
+    def flops(prefix, soft=0, **mesh):
+        config = config_of(rows=8, **mesh)
+        config.adapter.soft_prompt = soft
+        lengths = dataclasses.replace(short, prefix=prefix)
+        return estimate_training(config, shape, topology, lengths).flops
+
+    assert flops(508, fsdp=8) > 5 * flops(512, fsdp=8)
+    assert flops(512, soft=4, fsdp=8) > 5 * flops(512, fsdp=8)
+    assert flops(508, soft=4, fsdp=8) == pytest.approx(flops(512, fsdp=8))
+    assert flops(508, tensor=8) == pytest.approx(flops(512, tensor=8), rel=0.02)
+
+
+def test_training_is_planned_for_lengths_that_a_run_pads_to():
+    assert Lengths(509, 250, 60, 127).padded == Lengths(512, 256, 64, 127)
+    assert Lengths(0, 8, 8, 1).padded == Lengths(0, 8, 8, 1)
 
 
 def test_the_search_takes_what_fits_and_ranks_it_by_rows_a_second():

@@ -206,6 +206,30 @@ def test_one_process_per_gpu_or_one_that_sees_all():
         script("--gpus_per_node=4", "--tasks_per_node=3")
 
 
+def test_the_step_is_told_again_how_many_processors_a_task_has():
+    made = script("--sbatch=--cpus-per-task=8", "--sbatch=--account=me")
+    assert "#SBATCH --cpus-per-task=8\n" in made
+    assert "srun --kill-on-bad-exit=1 --cpus-per-task=8 python" in made
+    assert "srun --kill-on-bad-exit=1 -c8 python" in script("--sbatch=-c8")
+
+
+def answers(monkeypatch, printed):
+    done = subprocess.CompletedProcess([], 0, stdout=printed, stderr="")
+    monkeypatch.setattr(slurm.common, "call", lambda *_, **__: done)
+
+
+def test_a_job_of_this_name_with_a_comment_of_its_own_is_told(monkeypatch):
+    answers(monkeypatch, "12 RUNNING of my other project\n")
+    with pytest.raises(UserError, match="Job 12 \\(large\\) is there already"):
+        slurm.find_job("large", "0123abcd")
+
+
+def test_a_job_that_the_site_preempts_for_good_has_ended(monkeypatch, tmp_path):
+    answers(monkeypatch, "JobId=12 JobState=PREEMPTED Reason=None ExitCode=0:15\n")
+    monkeypatch.setattr(slurm, "_POLL", None)  # nothing to wait for
+    assert slurm.follow("12", tmp_path / "log", 0) == 143
+
+
 def test_the_script_is_bash_whatever_the_command_holds(tmp_path):
     command = ["echo", "it's", 'a "quoted" $word', "`back`", "%j"]
     made = script("--with_eval", command=[*command, "--workdir=/x y"])

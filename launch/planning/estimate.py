@@ -77,17 +77,22 @@ def abstract_mesh(config: ConfigDict, count: int) -> AbstractMesh:
     return AbstractMesh(sizes, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def slots(config: ConfigDict, lengths: Lengths) -> int:
+    """What is read before the rows: the soft prompt and the prefix."""
+    return config.adapter.soft_prompt + lengths.prefix
+
+
 def step_flops(config: ConfigDict, shape: DecoderConfig, base: Base, lengths: Lengths) -> float:
     """Of a training step on all chips together, nothing done twice: forward, and backward to the
     activations. With remat the compiled step has half as many again. The last block takes of most
     tokens no more than what attention reads, see `models.stack`; that is left out where it does.
     """
-    rows, count = config.train.batch_rows, config.train.accumulate
-    forward = _forward_flops(shape, base, lengths.prefix, lengths.prefix / 2) * count
-    forward += rows * _forward_flops(shape, base, lengths.row, lengths.prefix + lengths.row / 2)
+    rows, count, prefix = config.train.batch_rows, config.train.accumulate, slots(config, lengths)
+    forward = _forward_flops(shape, base, prefix, prefix / 2) * count
+    forward += rows * _forward_flops(shape, base, lengths.row, prefix + lengths.row / 2)
     every = config.train.prompt_loss_weight > 0 or config.adapter.dropout > 0
     if not every and shape.mlp != "experts":
-        others = lengths.prefix * count + rows * (lengths.row - lengths.target)
+        others = prefix * count + rows * (lengths.row - lengths.target)
         modules = base.decoder.linear_modules()
         behind = sum(a * b for name, (a, b) in modules.items() if name not in _BEFORE_ATTENTION)
         forward -= others * 2 * behind
@@ -115,9 +120,11 @@ def estimate_training(
     tensor, over, fsdp = mesh.shape["tensor"], rows_over(mesh), mesh.shape["fsdp"]
     count = config.train.accumulate
     rows = config.train.batch_rows // count // over
-    prefix = lengths.prefix / (over if lengths.prefix % over == 0 else 1)
-    tokens = prefix + rows * lengths.row
-    keys = shape.num_layers * lengths.prefix * layer.keys / tensor * width
+    prefix = slots(config, lengths)
+    # What doesn't go round every chip reads whole, see `models.sharding.split_hidden`.
+    alone = prefix % over != 0
+    tokens = (prefix if alone else prefix / over) + rows * lengths.row
+    keys = shape.num_layers * prefix * layer.keys / tensor * width
     if taught:
         parts["cache"] = round(keys)
 
@@ -125,7 +132,7 @@ def estimate_training(
     # norm, the norms' float32, and what is inside attention and MLP.
     inside = width * (5 * shape.model_dim + layer.inner / tensor) + 8 * shape.model_dim
     kept = width * shape.model_dim if config.model.remat else inside
-    scores = rows * shape.num_heads / tensor * lengths.row * (lengths.prefix + lengths.row)
+    scores = rows * shape.num_heads / tensor * lengths.row * (prefix + lengths.row)
     logits = rows * lengths.target * shape.vocab_size / tensor
     whole = 2 * layer.stored / tensor if fsdp > 1 else 0  # this layer's weights and the next one's
     working = 2 * tokens * inside + 3 * 4 * max(scores, logits) + whole
@@ -133,8 +140,11 @@ def estimate_training(
     temporaries = shape.num_layers * tokens * kept + keys + working + gradients
 
     passes = (3 if config.model.remat else 2) + taught
-    flops = step_flops(config, shape, base, lengths) / topology.count
-    flops *= passes / (3 if taught else 2)
+    once = 3 if taught else 2
+    flops = step_flops(config, shape, base, lengths)
+    if alone:
+        flops += (over - 1) * count * once * _forward_flops(shape, base, prefix, prefix / 2)
+    flops *= passes / once / topology.count
     reads = 2 * passes * count  # of every layer's weights: for the prefix and for the rows
     stored = shape.num_layers * layer.stored / tensor
     memory = reads * stored * (3 if fsdp > 1 else 1) + passes * count * shape.num_layers * (
@@ -171,8 +181,8 @@ def estimate_decoding(
     tensor, over, fsdp = mesh.shape["tensor"], rows_over(mesh), mesh.shape["fsdp"]
     new = config.eval.max_new_tokens
     rows = config.eval.batch_rows / (over if config.eval.batch_rows % over == 0 else 1)
-    slots = lengths.prefix + rows * (lengths.query + new)
-    cache = shape.num_layers * slots * layer.keys / tensor * width
+    prefix = slots(config, lengths)
+    cache = shape.num_layers * (prefix + rows * (lengths.query + new)) * layer.keys / tensor * width
     parts = {
         "weights": device_bytes(base.state),
         "adapter": device_bytes(serving_adapter(config, state.adapter)),
@@ -180,7 +190,7 @@ def estimate_decoding(
         "batch": round(rows * new * 4),
         "cache": round(cache),
     }
-    each = _forward_flops(shape, base, 1, lengths.prefix + lengths.query + new / 2)
+    each = _forward_flops(shape, base, 1, prefix + lengths.query + new / 2)
     flops = rows * new * (each + 2 * shape.model_dim * shape.vocab_size) / tensor
     stored = shape.num_layers * layer.stored / tensor
     whole = 2 * layer.stored / tensor if fsdp > 1 else 0

@@ -25,6 +25,7 @@ from pintern.models.quantize import hold_in_int8
 from pintern.models.sharding import rows_over, sharding_of, traced_on
 from pintern.models.shared_prefix import Batch
 from pintern.models.split import SplitDecoder
+from pintern.training.batches import round_up
 from pintern.training.placement import batch_shardings, state_shardings
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
 
@@ -44,6 +45,12 @@ class Lengths:
     row: int
     target: int
     query: int
+
+    @property
+    def padded(self) -> Lengths:
+        """As a run's batches are padded; decoding's prefix isn't."""
+        rounded = map(round_up, (self.prefix, self.row, self.target))
+        return Lengths(*rounded, self.query)
 
 
 @dataclasses.dataclass(frozen=True)

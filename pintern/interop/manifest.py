@@ -24,11 +24,13 @@ class Base:
       name: hub name or path, as a loader takes it.
       family: `model_type` of its config.json.
       fingerprint: sha256 of arithmetic and tensors, see `Checkpoint`.
+      revision: of a name on the hub: branch, tag or commit; empty is the newest.
     """
 
     name: str
     family: str
     fingerprint: str
+    revision: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +70,7 @@ def read_manifest(directory: Path) -> Manifest | None:
             "Export again with this version.",
         )
     base, parts = content.get("base"), content.get("parts")
-    fields = {field.name for field in dataclasses.fields(Base)}
+    fields = {"name", "family", "fingerprint"}
     if not isinstance(base, dict) or not fields <= {k for k, v in base.items() if type(v) is str}:
         raise UserError(
             f"{path} doesn't say which base the export sits on.",
@@ -85,9 +87,9 @@ def read_manifest(directory: Path) -> Manifest | None:
             raise UserError(
                 f"{path} names the part {folder!r}.", "Expected '.' or the name of a folder."
             )
-    return Manifest(
-        Base(**{name: base[name] for name in fields}), parts, content.get("details", {})
-    )
+    revision = str(base.get("revision", ""))  # older exports don't tell
+    whole = Base(**{name: base[name] for name in fields}, revision=revision)
+    return Manifest(whole, parts, content.get("details", {}))
 
 
 def check_base(manifest: Manifest, checkpoint: Checkpoint, directory: Path) -> None:

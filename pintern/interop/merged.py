@@ -27,6 +27,7 @@ from pintern.models.layout import (
     tensor_digest,
 )
 from pintern.models.load import Checkpoint
+from pintern.models.quantize import dequantize
 
 SHARD_BYTES = 5_000_000_000
 # What makes a folder of weights a model to serve: the tokenizer, and how to generate.
@@ -69,7 +70,8 @@ def write_merged(
     Args:
       directory: where to; it must not hold weights yet.
       adapter: its LoRA is merged, its soft prompt is a prompt and is left out.
-      checkpoint: the base, in memory in a dtype that loses nothing of the stored one.
+      checkpoint: the base, in memory in a dtype that loses nothing of the stored one; of a
+        quantised one the weights that it stands for, beside which the pairs were trained.
       dtype: of storage.
       max_shard_bytes: above this the weights are split into shards with an index.
 
@@ -77,7 +79,7 @@ def write_merged(
       UserError: a merged value that `dtype` can't hold, or a directory that holds weights.
     """
     storage = jnp.dtype(dtype)
-    weights = parameters_by_path(checkpoint.decoder)
+    weights = parameters_by_path(dequantize(checkpoint.decoder))
     for name, pair in adapter.lora.items():
         path = f"blocks.{name}.kernel"
         weights[path] = _MergedKernel(weights[path], pair, adapter.scale)

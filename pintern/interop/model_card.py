@@ -75,6 +75,7 @@ class Facts:
 def render_card(facts: Facts) -> str:
     """The card as Markdown, with the header that the hub reads."""
     peft = "model" not in facts.parts
+    revision = f", revision `{facts.base.revision}`" if facts.base.revision else ""
     head = [
         "---",
         f"library_name: {'peft' if peft else 'transformers'}",
@@ -89,7 +90,7 @@ def render_card(facts: Facts) -> str:
         "",
         "| | |",
         "| :--- | :--- |",
-        f"| Base | `{facts.base.name}` ({facts.base.family}) |",
+        f"| Base | `{facts.base.name}` ({facts.base.family}{revision}) |",
         f"| Fingerprint of the base | `{facts.base.fingerprint}` |",
         f"| Trained | {facts.trained}; {facts.step} steps |",
         *(f"| Part `{kind}` | `{folder}/` |" for kind, folder in facts.parts.items()),
@@ -154,7 +155,11 @@ def _scores(scores: Sequence[Score]) -> str:
 
 def _loading(facts: Facts) -> str:
     folder = {kind: json.dumps(name) for kind, name in facts.parts.items()}
-    base = folder.get("model", json.dumps(facts.base.name))
+    base = folder.get("model")
+    if base is None:
+        base = json.dumps(facts.base.name)
+        if facts.base.revision:
+            base += f", revision={json.dumps(facts.base.revision)}"
     lines = ["import torch"]
     if facts.parts.keys() & {"lora", "soft_prompt"}:
         lines.append("from peft import PeftModel")

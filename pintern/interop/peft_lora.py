@@ -45,6 +45,7 @@ def write_lora(
     checkpoint: Checkpoint,
     *,
     base_name: str,
+    revision: str = "",
     alpha: float,
     rank_stabilised: bool,
     dtype: DTypeLike = jnp.float32,
@@ -56,6 +57,7 @@ def write_lora(
       adapter: with at least one pair, all of one rank.
       checkpoint: the base, for names and layouts.
       base_name: hub name or path under which loaders find the base.
+      revision: of a hub name; empty is the newest.
       alpha: α of the scale.
       rank_stabilised: α/√r in place of α/r.
       dtype: of storage.
@@ -73,7 +75,7 @@ def write_lora(
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "revision": None,
+        "revision": revision or None,
         "r": rank,
         "lora_alpha": int(alpha) if alpha == int(alpha) else alpha,
         "target_modules": target_suffixes(adapter.lora, modules),
@@ -181,21 +183,30 @@ def _match_names(
 
 def _targets(directory: Path, config: dict[str, Any], path: str) -> bool:
     """Whether PEFT would adapt the module: a list holds endings, a string is a pattern."""
-    targets = config.get("target_modules")
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    for option, value in (("target_modules", targets), ("exclude_modules", excluded or "none")):
+        if not value or not _names_modules(value):
+            raise UserError(
+                f"{directory / CONFIG}: {option} is {value!r}.",
+                "Expected a list of module names or a pattern.",
+            )
 
     def named(by: Any) -> bool:
         if isinstance(by, str):
             return re.fullmatch(by, path) is not None
         return any(path == ending or path.endswith(f".{ending}") for ending in by)
 
-    strings = isinstance(targets, list) and targets and all(isinstance(t, str) for t in targets)
-    if not strings and not (isinstance(targets, str) and targets):
-        raise UserError(
-            f"{directory / CONFIG}: target_modules is {targets!r}.",
-            "Expected a list of module names or a pattern.",
-        )
-    excluded = config.get("exclude_modules")
     return (targets == "all-linear" or named(targets)) and not (excluded and named(excluded))
+
+
+def _names_modules(value: Any) -> bool:
+    """Whether it is a list of names, or a pattern that can be read."""
+    if isinstance(value, list):
+        return all(isinstance(each, str) for each in value)
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
 
 
 def _check_shape(

@@ -27,6 +27,7 @@ def write_soft_prompt(
     checkpoint: Checkpoint,
     *,
     base_name: str,
+    revision: str = "",
     dtype: DTypeLike = jnp.float32,
 ) -> None:
     """Writes the adapter's soft prompt.
@@ -36,6 +37,7 @@ def write_soft_prompt(
       adapter: with a soft prompt.
       checkpoint: the base, for its widths.
       base_name: hub name or path under which loaders find the base.
+      revision: of a hub name; empty is the newest.
       dtype: of storage.
     """
     vectors = np.asarray(adapter.soft_prompt, np.float32).astype(dtype)
@@ -43,7 +45,7 @@ def write_soft_prompt(
         "peft_type": "PROMPT_TUNING",
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": base_name,
-        "revision": None,
+        "revision": revision or None,
         "num_virtual_tokens": vectors.shape[0],
         "token_dim": vectors.shape[1],
         "num_layers": checkpoint.config.num_layers,
@@ -82,7 +84,7 @@ def read_soft_prompt(directory: Path, config: dict[str, Any], checkpoint: Checkp
                 "Train one without this option.",
             )
     length = positive_number(config, "num_virtual_tokens", directory, int)
-    width = checkpoint.config.model_dim
+    width = checkpoint.config.embed_dim or checkpoint.config.model_dim
     if config.get("token_dim") not in (None, width):
         raise UserError(
             f"{directory / CONFIG}: token_dim is {config['token_dim']!r}; this base is {width} "

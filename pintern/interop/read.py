@@ -49,7 +49,7 @@ def read_adapter(directory: str | Path, checkpoint: Checkpoint) -> Adapter:
 def _read_part(directory: Path, checkpoint: Checkpoint) -> Adapter:
     config = read_adapter_config(directory)
     kind = config.get("peft_type")
-    if kind not in _READERS:
+    if not isinstance(kind, str) or kind not in _READERS:
         raise UserError(
             f"{directory / CONFIG}: peft_type is {kind!r}, which can't be read.",
             f"Expected {' or '.join(_READERS)}.",

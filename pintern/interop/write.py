@@ -32,6 +32,7 @@ class Export:
       base_name: hub name or path under which loaders find the base.
       alpha: α of LoRA's scale.
       rank_stabilised: α/√r in place of α/r.
+      revision: of a hub name; empty is the newest.
       dtype: of storage.
       max_shard_bytes: of merged weights.
       details: told in pintern.json.
@@ -42,6 +43,7 @@ class Export:
     base_name: str
     alpha: float
     rank_stabilised: bool
+    revision: str = ""
     dtype: DTypeLike = jnp.float32
     max_shard_bytes: int = SHARD_BYTES
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -49,7 +51,8 @@ class Export:
     @property
     def base(self) -> Base:
         """As pintern.json tells it."""
-        return Base(self.base_name, self.checkpoint.family.name, self.checkpoint.fingerprint)
+        checkpoint = self.checkpoint
+        return Base(self.base_name, checkpoint.family.name, checkpoint.fingerprint, self.revision)
 
 
 def parts_of(form: str, adapter: Adapter) -> dict[str, str]:
@@ -122,12 +125,15 @@ def _write_parts(out: Path, parts: dict[str, str], export: Export) -> None:
             write_lora(
                 *common,
                 base_name=base.name,
+                revision=base.revision,
                 alpha=export.alpha,
                 rank_stabilised=export.rank_stabilised,
                 dtype=export.dtype,
             )
         elif kind == "soft_prompt":
-            write_soft_prompt(*common, base_name=base.name, dtype=export.dtype)
+            write_soft_prompt(
+                *common, base_name=base.name, revision=base.revision, dtype=export.dtype
+            )
         else:
             fingerprint = write_merged(
                 *common, dtype=export.dtype, max_shard_bytes=export.max_shard_bytes

@@ -67,6 +67,11 @@ def decoder_config(family: Family, raw: Mapping[str, Any]) -> DecoderConfig:
         return family.to_config(raw)
     except ValueError as error:
         raise UserError(f"config.json: {error}.") from error
+    except (TypeError, LookupError) as error:  # a list or a table where a word is expected, say
+        raise UserError(
+            f"config.json: the value of an option is of another kind than expected: {error}.",
+            f"Compare it with a config.json of {family.name} as transformers writes it.",
+        ) from error
 
 
 def read_size(raw: Mapping[str, Any], option: str, default: int | None = None) -> int:
