@@ -13,6 +13,8 @@ VENV ?= .venv
 PEERS ?= .venv-peers
 BIN := $(VENV)/bin
 TESTS ?=
+# Where a worker is replaced, those that wait for its file wait for ever (pytest-xdist, loadfile).
+IN_TWO := --numprocesses=2 --dist=loadfile --max-worker-restart=0
 # Scripts of benchmarks/: each prints a table and writes to benchmarks/out/.
 BENCH ?= training decoding pipeline curriculum population
 BENCH_GPU ?= training_gpu decoding population
@@ -22,13 +24,11 @@ BENCH_GPU ?= training_gpu decoding population
 quickstart: $(VENV)/installed
 	$(BIN)/python -m experiments.company.quickstart --workdir=runs/quickstart
 
-# Where a worker is replaced, those that wait for its file wait for ever (pytest-xdist, loadfile).
 test: $(VENV)/installed-test
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile \
-		--max-worker-restart=0 $(TESTS)
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest $(IN_TWO) $(TESTS)
 
 test-peers: $(PEERS)/installed
-	JAX_PLATFORMS=cpu XLA_FLAGS= $(PEERS)/bin/python -m pytest tests/peers
+	JAX_PLATFORMS=cpu XLA_FLAGS= $(PEERS)/bin/python -m pytest $(IN_TWO) tests/peers
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
