@@ -14,10 +14,10 @@ SKIntern's, 2409.13183). Stage s of T has S at t = s/(T−1):
     cosine               (1 + cos πt) / 2
     explicit             rates and shots as listed
 
-with a = 3. Over `stages` a run holds each level for an equal share of its steps; over `steps` S
-falls at every step and is rounded to the nearest of `stages` levels, so that the levels in the
-middle get their share of a continuous fall. `adaptive` walks the linear levels, and leaves one as
-soon as the score at the next level is within ε of the score at this one.
+with a = 3; `pintern.schedules` makes them. Over `stages` a run holds each level for an equal share
+of its steps; over `steps` S falls at every step and is rounded to the nearest of `stages` levels,
+so that the levels in the middle get their share of a continuous fall. `adaptive` walks the linear
+levels, and leaves one as soon as the score at the next level is within ε of the score at this one.
 
 With removal smoothing (stepwise internalization, 2405.14838) a step may be further along than the
 schedule says: it takes the level of the stage o stages later, at most the last, where o ≥ 0 is

@@ -59,7 +59,7 @@ def _list_of(what: str, kind: Any) -> tuple[str, Callable[[Any], bool]]:
 
 
 _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "seed": ("from 0 to 4294967295", lambda x: 0 <= x < 2**32),  # of more bits JAX takes as many
+    "seed": ("from 0 to 4294967295", lambda x: 0 <= x < 2**32),  # JAX takes 32 bits
     "model.unroll": _NOT_NEGATIVE,
     "mesh.data": _SIZE,
     "mesh.fsdp": _SIZE,

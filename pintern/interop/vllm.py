@@ -89,7 +89,7 @@ def lint_vllm(directory: Path) -> Verdict:
         return Verdict(False, tuple(problems))
     least = next(size for size in MAX_RANKS if size >= rank)
     flag = f" --max-lora-rank {least}" if rank > DEFAULT_MAX_RANK else ""
-    name = f"{base.name} --revision {base.revision}" if base.revision else base.name
+    served = f"{base.name} --revision {base.revision}" if base.revision else base.name
     return Verdict(
-        True, (f"vllm serve {name} --enable-lora --lora-modules adapter={folder}{flag}",)
+        True, (f"vllm serve {served} --enable-lora --lora-modules adapter={folder}{flag}",)
     )
