@@ -13,6 +13,9 @@ is no conversation.
 
 One prompt is answered token by token; several are decoded in batches and written as JSONL. What is
 drawn for a prompt depends on the seed and on its number, and not on what it is batched with.
+
+`--draft_tokens=3` guesses tokens ahead, from the answers of a run's labelled pairs and from the
+prompt itself, and checks them in one pass. The answer is the same, sooner where guesses are right.
 """
 
 from __future__ import annotations
@@ -63,6 +66,12 @@ SEED = flags.DEFINE_integer("seed", 0, "Of the draws.", lower_bound=0, upper_bou
 MAX_NEW_TOKENS = flags.DEFINE_integer(
     "max_new_tokens", None, "Longest completion; default: config.eval.", lower_bound=1
 )
+DRAFT_TOKENS = flags.DEFINE_integer(
+    "draft_tokens",
+    None,
+    "Guessed ahead where one prompt is answered at a time; default: config.eval.",
+    lower_bound=0,
+)
 BATCH_ROWS = flags.DEFINE_integer(
     "batch_rows", None, "Prompts decoded at once; default: config.eval.", lower_bound=1
 )
@@ -79,10 +88,10 @@ def main(_: list[str]) -> None:
         from pintern.remote import local_workdir
 
         with local_workdir(WORKDIR.value) as workdir:
-            config = serving_config(workdir)
+            config = serving_config(workdir, len(requests))
             server = load_server(config, workdir)
     else:
-        config = serving_config(None)
+        config = serving_config(None, len(requests))
         server = load_server(config, None)
     if interactive:
         answer_terminal(server)
@@ -138,8 +147,16 @@ def check_flags() -> None:
             out.unlink()  # made when there is an answer
 
 
-def serving_config(workdir: Path | None) -> ConfigDict:
-    """The run's config, or the default one around `--model`, with what the flags change."""
+def serving_config(workdir: Path | None, requests: int) -> ConfigDict:
+    """The run's config, or the default one around `--model`, with what the flags change.
+
+    Args:
+      workdir: of the run.
+      requests: prompts to answer; 0 where they are asked at the terminal.
+
+    Raises:
+      UserError: flags that would do nothing beside the others.
+    """
     from pintern.config import default_config, validate
     from pintern.training.workdir import read_config
 
@@ -154,6 +171,7 @@ def serving_config(workdir: Path | None) -> ConfigDict:
         "temperature": TEMPERATURE,
         "max_new_tokens": MAX_NEW_TOKENS,
         "batch_rows": BATCH_ROWS,
+        "draft_tokens": DRAFT_TOKENS,
     }
     for field, flag in flags_of.items():
         if flag.value is not None:
@@ -163,6 +181,13 @@ def serving_config(workdir: Path | None) -> ConfigDict:
         raise UserError(
             "--top_k and --top_p choose among tokens that are drawn, but the temperature is 0.",
             "Give --temperature=1, or leave them out.",
+        )
+    together = min(config.eval.batch_rows, requests)
+    if DRAFT_TOKENS.value and together > 1:
+        raise UserError(
+            f"--draft_tokens={DRAFT_TOKENS.value} guesses where one prompt is answered at a time, "
+            f"but {together} are decoded together.",
+            "Give --batch_rows=1, or leave it out.",
         )
     return validate(config, recorded=True)
 
@@ -185,6 +210,7 @@ def load_server(config: ConfigDict, workdir: Path | None) -> Server:
         query_format=QUERY_FORMAT.value or "",
         chat=CHAT.value,
         temperature=config.eval.temperature,
+        draft_tokens=config.eval.draft_tokens,
         **draw,
     )
 

@@ -68,6 +68,22 @@ def test_what_is_streamed_is_what_a_batch_gets(temperature):
         assert [a["completion"] for a in answers(server, asked, seed=5)] != batched
 
 
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_what_is_guessed_ahead_changes_no_answer(temperature):
+    parts, adapter = restored(temperature=temperature)
+    asked = requests(parts)
+    plain = answers(run_server(parts, adapter), asked, seed=3)
+    parts.config.eval.draft_tokens = 3
+    try:
+        server = run_server(parts, adapter)
+    finally:
+        parts.config.eval.draft_tokens = 0
+    streamed = [
+        "".join(server.stream(row, seed=3, index=i)) for i, row in enumerate(server.rows(asked))
+    ]
+    assert streamed == [answer["completion"] for answer in plain]
+
+
 def test_merged_or_not_the_answer_is_the_same():
     parts, adapter = restored()
     asked = requests(parts)
@@ -176,6 +192,10 @@ REFUSED = {
     "a format without a query": (("--model=nano", "--query_format=x"), "never says {query}"),
     "raw and shots": (("--workdir=a", "--raw", "--shots=1"), "contradict each other"),
     "greedy top-k": (("--model=nano", "--top_k=5", f"--prompts={__file__}"), "temperature is 0"),
+    "drafts of a batch": (
+        ("--model=nano", "--draft_tokens=3", f"--prompts={__file__}"),
+        "64 are decoded together",
+    ),
     "no prompts": (("--model=nano", "--prompts=/nowhere"), "/nowhere can't be read"),
     "no folder": (("--model=nano", "--out=/nowhere/out"), "there is no folder /nowhere"),
     "a folder that takes no file": (

@@ -108,6 +108,7 @@ _RANGES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "eval.batch_rows": _POSITIVE,
     "eval.temperature": _NOT_NEGATIVE,
     "eval.samples": _POSITIVE,
+    "eval.draft_tokens": _NOT_NEGATIVE,
 }
 
 

@@ -131,6 +131,7 @@ def default_config() -> ConfigDict:
     config.eval.batch_rows = 64
     config.eval.temperature = 0.0  # 0 is greedy
     config.eval.samples = 1  # answers per example, drawn at the temperature: pass@k
+    config.eval.draft_tokens = 0  # guessed ahead where a request is served alone; 0 is none
     config.eval.unconfined = False  # mbpp: run programs where the kernel can't confine them
     return config
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Int, Key, UInt32
@@ -18,7 +19,8 @@ from pintern.adapters.adapter import Adapter
 from pintern.adapters.groups import by_group
 from pintern.compiling import only_device
 from pintern.evaluation import engine
-from pintern.evaluation.engine import Places, Read
+from pintern.evaluation.drafts import known_tokens
+from pintern.evaluation.places import Places, Read, admit, begin, no_rows
 from pintern.evaluation.sampling import Sampling
 from pintern.evaluation.turns import Service, pad_rows
 from pintern.evaluation.unroll import unrolled
@@ -40,6 +42,7 @@ class Generator:
       sampling: how to choose tokens.
       cached: prefill the prefix once and keep it; False reads it again with every row, as a server
         without prefix caching does (for measurements). Soft prompts are kept in any case.
+      answers: token ids of known ones, from which `sampling.draft_tokens` are guessed.
 
     Attributes:
       tokens_at_once: that are read in one call, if there are rows and places for as many.
@@ -54,9 +57,11 @@ class Generator:
         sampling: Sampling,
         *,
         cached: bool = True,
+        answers: Sequence[Sequence[int]] = (),
     ):
         self._in_row = () if cached else tuple(prefix)
         self._prepare(graph, base, [(adapter, prefix if cached else ())], sampling)
+        self._known = jnp.asarray(known_tokens(answers, sampling.eos))
         self._adapter = adapter
 
     @classmethod
@@ -74,6 +79,7 @@ class Generator:
         self = cls.__new__(cls)
         self._in_row = ()
         self._prepare(graph, base, members, sampling)
+        self._known = jnp.asarray(known_tokens((), sampling.eos))
         self._adapter = by_group([adapter for adapter, _ in members])
         return self
 
@@ -173,11 +179,14 @@ class Generator:
           index: number of the row; as number `index` of a list it gets the same tokens.
         """
         places = self.begin(self.read([row]), _row_keys(seed, np.asarray([[index]])))
-        for _ in range(self._sampling.max_new_tokens):
-            token = int(places.token[0, 0])
-            if token == self._sampling.eos:
-                return
-            yield token
+        told = 0
+        while told < self._sampling.max_new_tokens:
+            count, made = jax.device_get((places.count[0, 0], places.made[0, 0]))
+            for token in made[told:count].tolist():
+                if token == self._sampling.eos:
+                    return
+                yield token
+            told = int(count)
             places = self.advance(places, 1, steps=1)
 
     def read(self, rows: Sequence[Sequence[int]]) -> Read:
@@ -192,12 +201,14 @@ class Generator:
 
     def begin(self, read: Read, keys: Key[Array, "group row"]) -> Places:
         """Places for just these rows."""
-        return engine.begin(self._sampling, self._prefilled, read, keys)
+        return begin(self._sampling, self._prefilled, read, keys)
 
     def advance(self, places: Places, ended: int, *, steps: int | None = None) -> Places:
-        """Chooses tokens until so many places have ended, or for so many steps; takes `places`."""
+        """Chooses tokens until so many places have ended, or in so many steps; takes `places`."""
         steps = self._sampling.max_new_tokens if steps is None else steps
-        return engine.advance(self._sampling, self._base, self._adapter, places, ended, steps)
+        return engine.advance(
+            self._sampling, self._base, self._adapter, places, self._known, ended, steps
+        )
 
     def ended(self, places: Places) -> Bool[Array, "group row"]:
         """Which places have nothing more to choose."""
@@ -205,11 +216,11 @@ class Generator:
 
     def no_rows(self, read: Read, rows: int, slots: int) -> Places:
         """Free places, `rows` for each member, for rows of up to `slots` tokens."""
-        return engine.no_rows(self._sampling, self._prefilled, read, rows, slots)
+        return no_rows(self._sampling, self._prefilled, read, rows, slots)
 
     def admit(self, places: Places, read: Read, where: np.ndarray, keys: Array) -> Places:
         """Gives places to rows; takes `places`."""
-        return engine.admit(self._sampling, places, read, where, keys)
+        return admit(self._sampling, places, read, where, keys)
 
 
 def _is_unrolled(base: nnx.State) -> bool:

@@ -98,12 +98,38 @@ def sampling_of(parts: Parts, temperature: float = 0.0) -> Sampling:
     )
 
 
-def make_generator(parts: Parts, adapter: Adapter | None, prompt: InferencePrompt) -> Generator:
-    """A generator that serves as the arm would."""
+def make_generator(
+    parts: Parts,
+    adapter: Adapter | None,
+    prompt: InferencePrompt,
+    *,
+    draft_tokens: int | None = None,
+) -> Generator:
+    """A generator that serves as the arm would.
+
+    Args:
+      parts: of the run.
+      adapter: that is on.
+      prompt: that rows stand behind.
+      draft_tokens: in place of the config's, see `Sampling`.
+    """
     (graph, base), soft = serving_model(parts, adapter)
-    sampling = sampling_of(parts, parts.config.eval.temperature)
-    prefix = parts.prompts.prefix(prompt.keep_rate)
-    return Generator(graph, base, soft, prefix, sampling, cached=prompt.cached)
+    fields = parts.config.eval
+    drafted = fields.draft_tokens if draft_tokens is None else draft_tokens
+    return Generator(
+        graph,
+        base,
+        soft,
+        parts.prompts.prefix(prompt.keep_rate),
+        sampling_of(parts, fields.temperature)._replace(draft_tokens=drafted),
+        cached=prompt.cached,
+        answers=known_answers(parts) if drafted else (),
+    )
+
+
+def known_answers(parts: Parts) -> list[list[int]]:
+    """Token ids of the labelled pairs' completions."""
+    return [pieces.completion for pieces in parts.prompts.pool]
 
 
 def test_rows(parts: Parts, prompt: InferencePrompt) -> list[Row]:

@@ -17,6 +17,8 @@ class Sampling(NamedTuple):
       top_k: draw from so many of the likeliest tokens; 0 is all.
       top_p: draw from the fewest tokens that hold this share of the probability (1904.09751).
       also_end: further ids that end a completion, as instruction-tuned checkpoints have them.
+      draft_tokens: guesses that a request served alone reads at a time (`evaluation.drafts`); they
+        change how fast tokens are chosen, and not which.
     """
 
     max_new_tokens: int
@@ -25,6 +27,7 @@ class Sampling(NamedTuple):
     top_k: int = 0
     top_p: float = 1.0
     also_end: tuple[int, ...] = ()
+    draft_tokens: int = 0
 
 
 def choose(

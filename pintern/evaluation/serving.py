@@ -9,7 +9,7 @@ from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, split_decoder
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
-from pintern.evaluation.run import serving_model
+from pintern.evaluation.run import known_answers, serving_model
 from pintern.evaluation.sampling import Sampling
 from pintern.models.load import Checkpoint
 from pintern.prompts.chat import ChatLayout
@@ -77,10 +77,18 @@ class Server:
 
 
 def sampling_of(
-    tokenizer: PieceTokenizer, new_tokens: int, *, temperature: float, top_k: int, top_p: float
+    tokenizer: PieceTokenizer,
+    new_tokens: int,
+    *,
+    temperature: float,
+    top_k: int,
+    top_p: float,
+    draft_tokens: int,
 ) -> Sampling:
     """Sampling that ends where the tokenizer says that completions end."""
-    return Sampling(new_tokens, tokenizer.eos, temperature, top_k, top_p, tokenizer.also_end)
+    return Sampling(
+        new_tokens, tokenizer.eos, temperature, top_k, top_p, tokenizer.also_end, draft_tokens
+    )
 
 
 def run_server(
@@ -115,6 +123,7 @@ def run_server(
         temperature=fields.temperature,
         top_k=top_k,
         top_p=top_p,
+        draft_tokens=fields.draft_tokens,
     )
 
     def encode(queries: Sequence[str]) -> list[list[int]]:
@@ -124,7 +133,14 @@ def run_server(
         return [row.tokens for row in prompts.request_rows(asked, fields.shots)]
 
     return Server(
-        Generator(graph, base, adapter, prefix, sampling),
+        Generator(
+            graph,
+            base,
+            adapter,
+            prefix,
+            sampling,
+            answers=known_answers(parts) if fields.draft_tokens else (),
+        ),
         encode,
         tokenizer,
         prefix=len(prefix) + virtual,
@@ -144,6 +160,7 @@ def checkpoint_server(
     temperature: float = 0.0,
     top_k: int = 0,
     top_p: float = 1.0,
+    draft_tokens: int = 0,
 ) -> Server:
     """A base model or a merged export, without a task.
 
@@ -156,6 +173,7 @@ def checkpoint_server(
       temperature: see `Sampling`.
       top_k: likewise.
       top_p: likewise.
+      draft_tokens: likewise; they are guessed from the prompt itself.
     """
     prefix = list(tokenizer.bos)
     layout = ChatLayout.of(tokenizer) if chat else None
@@ -168,7 +186,14 @@ def checkpoint_server(
         form = query_format or "{query}"
         return tokenizer.encode_many([form.replace("{query}", query) for query in queries])
 
-    sampling = sampling_of(tokenizer, new_tokens, temperature=temperature, top_k=top_k, top_p=top_p)
+    sampling = sampling_of(
+        tokenizer,
+        new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        draft_tokens=draft_tokens,
+    )
     return Server(
         Generator(*split_decoder(checkpoint), None, prefix, sampling),
         encode,

@@ -16,7 +16,7 @@ from pintern.models.sharding import fetch
 
 if TYPE_CHECKING:
     from pintern.evaluation.decode import Generator
-    from pintern.evaluation.engine import Places
+    from pintern.evaluation.places import Places
 
 _SHORTEST = 8  # slots of the shortest bucket
 _AT_ONCE = 8  # rows that are read together, if more aren't admitted: like lengths, little padding

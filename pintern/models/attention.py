@@ -157,7 +157,7 @@ def visible(
 ) -> Bool[Array, "group row query slot"]:
     """A slot is seen when it is filled (position ≥ 0) and stands no later than the query.
 
-    By position and not by slot: what a row's slots hold needn't be in order (`evaluation.engine`).
+    By position and not by slot: what a row's slots hold needn't be in order (`evaluation.places`).
     """
     keys = key_positions[:, :, None, :]
     return (keys >= 0) & (keys <= query_positions[..., None])
