@@ -12,6 +12,7 @@ WRONG = {
     ("loading", "--dtypes=foo"): "bfloat16, float32 or both",
     ("decoding", "--tiny", "--only=foo"): "--only=foo is none of decode_b1",
     ("quantize", "--repeats=0"): "--repeats=0",
+    ("drafts", "--drafts=x"): "whole numbers above 0",
     ("pipeline", "--sample=0"): "--sample=0",
 }
 

@@ -22,6 +22,7 @@ from launch.planning.programs import (
     training_step,
 )
 from pintern.evaluation import engine
+from pintern.evaluation.places import begin
 from pintern.evaluation.sampling import Sampling
 from pintern.models.config import DecoderConfig
 from pintern.models.sharding import make_mesh
@@ -124,7 +125,7 @@ def compile_decoding(
         return
     measured, places = measure(
         "admit rows",
-        functools.partial(engine.begin.lower, sampling),
+        functools.partial(begin.lower, sampling),
         (prefilled, read, keys),
         {"batch": keys, "cache": (prefilled, read)},
         tokens=rows,
@@ -133,10 +134,11 @@ def compile_decoding(
     yield measured
     if places is None:
         return
+    known = jax.ShapeDtypeStruct((1,), jnp.int32)  # no answers: nothing is guessed in a batch
     measured, _ = measure(
         "decode",
         functools.partial(engine.advance.lower, sampling),
-        (base.split, adapter, places, rows, fields.max_new_tokens),
+        (base.split, adapter, places, known, rows, fields.max_new_tokens),
         {**held, "batch": places[2:], "cache": places.cache},
         tokens=rows * fields.max_new_tokens,
         loop_trips=fields.max_new_tokens - 1,
