@@ -151,6 +151,27 @@ def test_older_files_of_a_family_mean_the_same():
         assert decoder_config(family, {**raw, **options}) == decoder_config(family, raw), name
 
 
+def test_what_published_files_say_besides_changes_nothing():
+    """Of DistilGPT-2, GPT-2 medium, GPT-NeoX-20B, SmolLM2, Gemma 2 9B and many a fine-tune."""
+    said = {
+        "gpt2": {
+            "_num_labels": 1,
+            "n_special": 0,
+            "predict_special_tokens": True,
+            "output_past": True,
+            "is_decoder": False,
+        },
+        "gpt_neox": {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0},
+        "llama": {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
+        "gemma2": {"sliding_window_size": 4096, "_attn_implementation": "eager"},
+        "qwen3": {"_attn_implementation_autoset": True, "unsloth_version": "2026.4.2"},
+    }
+    for name, options in said.items():
+        raw = fixture_config(name)
+        family = family_of(raw)
+        assert decoder_config(family, {**raw, **options}) == decoder_config(family, raw), name
+
+
 def test_what_a_silent_config_means():
     """Where config.json leaves an option out, transformers' own default counts."""
     raw = {key: value for key, value in fixture_config("mistral").items() if value is not None}

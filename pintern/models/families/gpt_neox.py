@@ -88,6 +88,8 @@ FAMILY = Family(
             "tie_word_embeddings",
             "attention_dropout",
             "hidden_dropout",
+            "attention_probs_dropout_prob",
+            "hidden_dropout_prob",
             "classifier_dropout",
             "is_decoder",
         ]
