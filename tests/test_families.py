@@ -92,6 +92,7 @@ OTHER_OPTIONS = [
     ("opt", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm is True"),
     ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine is False"),
     ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection"),
+    ("bloom", {"slow_but_exact": True}, "slow_but_exact is True.*computes False"),
     ("bloom", {"n_embed": 99}, "hidden_size is 24 and n_embed is 99"),
     ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 2.0}}, "rotates 16 of 8"),
     ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
