@@ -95,6 +95,12 @@ OTHER_OPTIONS = [
     ("bloom", {"slow_but_exact": True}, "slow_but_exact is True.*computes False"),
     ("bloom", {"n_embed": 99}, "hidden_size is 24 and n_embed is 99"),
     ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 2.0}}, "rotates 16 of 8"),
+    ("gpt_neox", {"rope_parameters": None, "rope_theta": 500}, "rope_theta is 500, which trans"),
+    (
+        "gpt_neox",
+        {"rope_parameters": None, "partial_rotary_factor": 0.5},
+        "partial_rotary_factor is 0.5, which trans.*rotary_pct",
+    ),
     ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
     ("mistral", {"layer_types": ["full_attention"] * 3}, "unknown option 'layer_types'"),
     ("mixtral", {"num_experts_per_tok": 9}, "experts_per_token=9 exceeds num_experts=5"),
@@ -142,7 +148,13 @@ def test_older_files_of_a_family_mean_the_same():
         },
         "gemma2": {"layer_types": None, "cache_implementation": "hybrid"},
         "qwen2": {"layer_types": None},
-        "gpt_neox": {"rope_parameters": None, "rotary_pct": 0.5, "rotary_emb_base": 10000},
+        "gpt_neox": {
+            "rope_parameters": None,
+            "rotary_pct": 0.5,
+            "rotary_emb_base": 10000,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 10000,
+        },
         "bloom": {"hidden_size": None, "n_embed": 24, "n_layer": None, "num_hidden_layers": 2},
         "mixtral": {"rope_parameters": None, "rope_theta": 1e6},
     }
