@@ -120,6 +120,12 @@ OTHER_OPTIONS = [
         {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
         "sliding_attention.rope_type is 'linear'",
     ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"sliding_attention": "default"}},
+        "rope_parameters.sliding_attention is 'default'; it must be a table",
+    ),
+    ("gemma3_text", {"rope_parameters": ["full_attention"]}, "rope_parameters is .*a table"),
     ("gemma3_text", {"rope_parameters": {"rope_theta": 5.0}}, "option rope_parameters.rope_theta"),
 ]
 
