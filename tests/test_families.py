@@ -171,7 +171,7 @@ def test_older_files_of_a_family_mean_the_same():
 
 
 def test_what_published_files_say_besides_changes_nothing():
-    """Of DistilGPT-2, GPT-2 medium, GPT-NeoX-20B, SmolLM2, Gemma 2 9B and many a fine-tune."""
+    """Of DistilGPT-2, GPT-2 medium, GPT-NeoX-20B, Llama 1, SmolLM2, Gemma 2 9B, fine-tunes."""
     said = {
         "gpt2": {
             "_num_labels": 1,
@@ -181,7 +181,12 @@ def test_what_published_files_say_besides_changes_nothing():
             "is_decoder": False,
         },
         "gpt_neox": {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0},
-        "llama": {"is_llama_config": True, "rope_interleaved": False, "transformers.js_config": {}},
+        "llama": {
+            "is_llama_config": True,
+            "rope_interleaved": False,
+            "transformers.js_config": {},
+            "max_sequence_length": 2048,
+        },
         "gemma2": {"sliding_window_size": 4096, "_attn_implementation": "eager"},
         "qwen3": {"_attn_implementation_autoset": True, "unsloth_version": "2026.4.2"},
     }

@@ -28,6 +28,8 @@ FAMILY = Family(
         "pretraining_tp": (None, 1),
         "rope_interleaved": (None, False),
     },
-    known=llama_layout.KNOWN | {"attention_bias", "mlp_bias", "is_llama_config"},
+    known=llama_layout.KNOWN
+    # The last two are SmolLM2's and Llama 1's; transformers doesn't read them.
+    | {"attention_bias", "mlp_bias", "is_llama_config", "max_sequence_length"},
     ignored_tensors=llama_layout.IGNORED,
 )
