@@ -92,8 +92,15 @@ OTHER_OPTIONS = [
     ("opt", {"_remove_final_layer_norm": True}, "_remove_final_layer_norm is True"),
     ("opt", {"layer_norm_elementwise_affine": False}, "layer_norm_elementwise_affine is False"),
     ("bloom", {"apply_residual_connection_post_layernorm": True}, "apply_residual_connection"),
+    ("bloom", {"slow_but_exact": True}, "slow_but_exact is True.*computes False"),
     ("bloom", {"n_embed": 99}, "hidden_size is 24 and n_embed is 99"),
     ("gpt_neox", {"rope_parameters": {"partial_rotary_factor": 2.0}}, "rotates 16 of 8"),
+    ("gpt_neox", {"rope_parameters": None, "rope_theta": 500}, "rope_theta is 500, which trans"),
+    (
+        "gpt_neox",
+        {"rope_parameters": None, "partial_rotary_factor": 0.5},
+        "partial_rotary_factor is 0.5, which trans.*rotary_pct",
+    ),
     ("mistral", {"sliding_window": 0}, "sliding_window is 0"),
     ("mistral", {"layer_types": ["full_attention"] * 3}, "unknown option 'layer_types'"),
     ("mixtral", {"num_experts_per_tok": 9}, "experts_per_token=9 exceeds num_experts=5"),
@@ -113,6 +120,12 @@ OTHER_OPTIONS = [
         {"rope_parameters": {"sliding_attention": {"rope_type": "linear", "factor": 2.0}}},
         "sliding_attention.rope_type is 'linear'",
     ),
+    (
+        "gemma3_text",
+        {"rope_parameters": {"sliding_attention": "default"}},
+        "rope_parameters.sliding_attention is 'default'; it must be a table",
+    ),
+    ("gemma3_text", {"rope_parameters": ["full_attention"]}, "rope_parameters is .*a table"),
     ("gemma3_text", {"rope_parameters": {"rope_theta": 5.0}}, "option rope_parameters.rope_theta"),
 ]
 
@@ -141,11 +154,43 @@ def test_older_files_of_a_family_mean_the_same():
         },
         "gemma2": {"layer_types": None, "cache_implementation": "hybrid"},
         "qwen2": {"layer_types": None},
-        "gpt_neox": {"rope_parameters": None, "rotary_pct": 0.5, "rotary_emb_base": 10000},
+        "gpt_neox": {
+            "rope_parameters": None,
+            "rotary_pct": 0.5,
+            "rotary_emb_base": 10000,
+            "partial_rotary_factor": 0.5,
+            "rope_theta": 10000,
+        },
         "bloom": {"hidden_size": None, "n_embed": 24, "n_layer": None, "num_hidden_layers": 2},
         "mixtral": {"rope_parameters": None, "rope_theta": 1e6},
     }
     for name, options in older.items():
+        raw = fixture_config(name)
+        family = family_of(raw)
+        assert decoder_config(family, {**raw, **options}) == decoder_config(family, raw), name
+
+
+def test_what_published_files_say_besides_changes_nothing():
+    """Of DistilGPT-2, GPT-2 medium, GPT-NeoX-20B, Llama 1, SmolLM2, Gemma 2 9B, fine-tunes."""
+    said = {
+        "gpt2": {
+            "_num_labels": 1,
+            "n_special": 0,
+            "predict_special_tokens": True,
+            "output_past": True,
+            "is_decoder": False,
+        },
+        "gpt_neox": {"attention_probs_dropout_prob": 0, "hidden_dropout_prob": 0},
+        "llama": {
+            "is_llama_config": True,
+            "rope_interleaved": False,
+            "transformers.js_config": {},
+            "max_sequence_length": 2048,
+        },
+        "gemma2": {"sliding_window_size": 4096, "_attn_implementation": "eager"},
+        "qwen3": {"_attn_implementation_autoset": True, "unsloth_version": "2026.4.2"},
+    }
+    for name, options in said.items():
         raw = fixture_config(name)
         family = family_of(raw)
         assert decoder_config(family, {**raw, **options}) == decoder_config(family, raw), name

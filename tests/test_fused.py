@@ -122,6 +122,18 @@ def test_cudnn_is_taken_where_it_can_be_had_and_refused_elsewhere(wanted):
     assert decoder.blocks.attention.implementation == "xla"
 
 
+@pytest.mark.parametrize(("capability", "reason"), [("gfx90a", "is gfx90a"), ("7.5", "8.0")])
+def test_other_gpus_read_without_it(capability, reason, monkeypatch):
+    device = types.SimpleNamespace(compute_capability=capability)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    decoder = random_decoder("llama")
+    choose_attention(decoder.blocks, decoder.config, jnp.dtype("bfloat16"), "auto")
+    assert decoder.blocks.attention.implementation == "xla"
+    with pytest.raises(UserError, match=reason):
+        choose_attention(decoder.blocks, decoder.config, jnp.dtype("bfloat16"), "cudnn")
+
+
 @pytest.mark.parametrize(
     ("changes", "dtype", "reason"),
     [

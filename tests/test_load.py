@@ -261,6 +261,20 @@ def test_hub_files_without_the_module_prefix(copied):
     assert load_model(copied).fingerprint == load_model(GPT2).fingerprint
 
 
+@pytest.mark.parametrize("prefix", ["transformer.", ""])
+def test_a_tied_table_under_the_name_of_the_output_matrix(copied, prefix):
+    def rename(tensors: dict) -> None:
+        tensors["lm_head.weight"] = tensors.pop(EMBEDDING)
+        for name in list(tensors):
+            tensors[name.replace("transformer.", prefix)] = tensors.pop(name)
+
+    retensor(copied, rename)
+    assert load_model(copied).fingerprint == load_model(GPT2).fingerprint
+    reconfigure(copied, tie_word_embeddings=False)
+    with pytest.raises(UserError, match=f"{EMBEDDING} is missing"):
+        load_model(copied)
+
+
 def test_the_fingerprint_tells_bases_apart(copied):
     base = load_model(GPT2).fingerprint
     reconfigure(copied, use_cache=False, resid_pdrop=0.0)

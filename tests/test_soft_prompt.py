@@ -73,6 +73,7 @@ def test_file_gives_back_what_was_saved(tmp_path, dtype):
         ({"prompt_embeddings": np.zeros((5, 16), np.float32)}, r"\(5, 16\); expected \(6, 16\)"),
         ({"prompt_embeddings": np.zeros((6, 8), np.float32)}, r"\(6, 8\); expected \(6, 16\)"),
         ({"prompt_embeddings": np.full((6, 16), np.nan, np.float32)}, "NaN"),
+        ({"prompt_embeddings": np.zeros((6, 16), int)}, "stored as I64. It is read from F64"),
         ({"weight": np.zeros((6, 16), np.float32)}, "no tensor 'prompt_embeddings'.* weight"),
     ],
 )

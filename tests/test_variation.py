@@ -30,6 +30,15 @@ def test_every_combination_is_a_member_of_its_own_name():
     assert config == before
 
 
+def test_soft_prompts_may_start_from_a_text_and_in_other_ways():
+    config = tiny.config(adapter__soft_prompt=2, adapter__soft_prompt_init="text")
+    config.adapter.soft_prompt_text = "hello"
+    vary = parse_variation(config, ["adapter.soft_prompt_init=text,vocabulary"])
+    members = members_of(config, vary)
+    assert members["soft_prompt_init-text"].adapter.soft_prompt_text == "hello"
+    assert members["soft_prompt_init-vocabulary"].adapter.soft_prompt_text == ""
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [

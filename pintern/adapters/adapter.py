@@ -101,8 +101,3 @@ def init_lora(
 def lora_scale(alpha: float, rank: int, *, rank_stabilised: bool = False) -> float:
     """α/r, or α/√r for rank-stabilised LoRA (2312.03732)."""
     return alpha / (rank**0.5 if rank_stabilised else rank)
-
-
-def count_parameters(adapter: Adapter) -> int:
-    """Number of trained scalars."""
-    return sum(leaf.size for leaf in jax.tree.leaves(adapter))

@@ -18,6 +18,7 @@ from pintern.errors import UserError
 
 # The name that Hugging Face's PEFT gives a learned prompt.
 TENSOR = "prompt_embeddings"
+_READABLE = ("F64", "F32", "F16", "BF16")
 
 
 def init_soft_prompt(
@@ -91,11 +92,16 @@ def _read(path: Path | None, shape: tuple[int, int]) -> np.ndarray:
     try:
         with safe_open(path, framework="numpy") as file:
             names = list(file.keys())
-            values = file.get_tensor(TENSOR) if TENSOR in names else None
+            kind = file.get_slice(TENSOR).get_dtype() if TENSOR in names else None
+            values = file.get_tensor(TENSOR) if kind in _READABLE else None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is truncated, or no safetensors file: {error}.") from error
-    if values is None:
+    if kind is None:
         raise UserError(f"{path} has no tensor {TENSOR!r}.", f"It has: {', '.join(names)}.")
+    if values is None:
+        raise UserError(
+            f"{TENSOR} in {path} is stored as {kind}.", f"It is read from {', '.join(_READABLE)}."
+        )
     if values.shape != shape:
         raise UserError(
             f"{TENSOR} in {path} has shape {values.shape}; expected {shape}.",

@@ -120,6 +120,8 @@ def _against_cudnn(config: DecoderConfig, dtype: jnp.dtype) -> str | None:
     if jax.default_backend() != "gpu":
         return f"JAX computes on {jax.default_backend()}; cuDNN is NVIDIA's, for its GPUs"
     capability = getattr(jax.devices()[0], "compute_capability", "0")
+    if not capability.replace(".", "").isdigit():  # AMD's is gfx90a, say
+        return f"the GPU is {capability}; cuDNN is NVIDIA's, for its GPUs"
     if float(capability) < 8:
         return f"the GPU has compute capability {capability}; cuDNN's kernel takes 8.0 or more"
     if dtype != jnp.bfloat16:

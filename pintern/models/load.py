@@ -217,6 +217,10 @@ def _match_names(
         prefix + name if lacks_prefix and name != family.head else name: name
         for name in files.names
     }
+    embedding = family.weights(config)["embedding"].name
+    if config.tied_head and embedding not in stored and family.head in stored:
+        # Whoever writes a shared tensor once may leave it either name.
+        stored[embedding] = stored.pop(family.head)
     missing = sorted(wanted - stored.keys())
     if missing == [family.head]:
         raise UserError(
@@ -232,10 +236,10 @@ def _match_names(
     extra = {name for name in stored.keys() - wanted if not name.endswith(family.ignored_tensors)}
     if config.tied_head and family.head in extra:
         extra.remove(family.head)
-        embedding = stored[family.weights(config)["embedding"].name]
-        if not np.array_equal(files.read(stored[family.head]), files.read(embedding)):
+        table = stored[embedding]
+        if not np.array_equal(files.read(stored[family.head]), files.read(table)):
             raise UserError(
-                f"Tied mismatch in {files.directory}: {family.head} differs from {embedding}, "
+                f"Tied mismatch in {files.directory}: {family.head} differs from {table}, "
                 "though config.json ties them.",
                 "Set tie_word_embeddings to false, or remove the tensor.",
             )

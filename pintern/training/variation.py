@@ -69,6 +69,9 @@ def check_variation(found: Any, where: str) -> Variation:
 def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
     """Name to config of every combination: `seed-0_learning_rate-0.01`.
 
+    Where soft prompts start in several ways, a member is left no text or file that its own way has
+    no use for.
+
     Raises:
       UserError: nothing is varied, or a value that the config can't have.
     """
@@ -91,6 +94,11 @@ def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
             # A text or a path makes no folder name: its number stands for it.
             plain = re.fullmatch(r"[\w.+-]{1,40}", shown)
             words.append(f"{last}-{shown if plain else vary[field].index(value)}")
+        if "adapter.soft_prompt_init" in vary:
+            # The text, or the file, that another member starts from.
+            for kind in ("text", "file"):
+                if member.adapter.soft_prompt_init != kind:
+                    member.adapter[f"soft_prompt_{kind}"] = ""
         name = "_".join(words)
         if name in members:
             raise UserError(f"Two members would be called {name}: --vary repeats a value.")

@@ -76,6 +76,7 @@ FAMILY = Family(
     to_config=_config,
     weights=llama_layout.weights,
     checked={"use_bidirectional_attention": (None, False)},
-    known=KNOWN | {"attn_logit_softcapping"},
+    # The files of 9B and 27B have the window under a second name, which transformers doesn't read.
+    known=KNOWN | {"attn_logit_softcapping", "sliding_window_size"},
     ignored_tensors=llama_layout.IGNORED,
 )

@@ -36,6 +36,8 @@ def _config(raw: Mapping[str, Any]) -> DecoderConfig:
 def _rope(raw: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
     """Rope options of the full layers, and the base of the windowed ones."""
     by_type = raw.get("rope_parameters") or {}
+    if not isinstance(by_type, Mapping):
+        raise UserError(f"config.json: rope_parameters is {by_type!r}; it must be a table.")
     unknown = sorted(set(by_type) - {"full_attention", "sliding_attention"})
     if unknown:
         raise UserError(
@@ -43,6 +45,11 @@ def _rope(raw: Mapping[str, Any]) -> tuple[dict[str, Any], float]:
             f"{by_type[unknown[0]]!r}) for gemma3_text.",
             "Its rope options stand under full_attention and sliding_attention.",
         )
+    for name, options in by_type.items():
+        if not isinstance(options, Mapping | None):
+            raise UserError(
+                f"config.json: rope_parameters.{name} is {options!r}; it must be a table."
+            )
     full = {**(by_type.get("full_attention") or {}), **(raw.get("rope_scaling") or {})}
     full.setdefault("rope_theta", read_number(raw, "rope_theta", 1e6))
     local = by_type.get("sliding_attention") or {}

@@ -96,6 +96,10 @@ FAMILY = Family(
             "resid_pdrop",
             "embd_pdrop",
             "attn_pdrop",
+            # In files of 2019 and 2020.
+            "n_special",
+            "predict_special_tokens",
+            "is_decoder",
         ]
     ),
     # The causal mask, which older files store as if it were a weight.

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pintern.errors import UserError
 from pintern.models.config import DecoderConfig
 from pintern.models.families.options import (
     head_width,
@@ -33,7 +34,7 @@ def _config(raw: Mapping[str, Any]) -> DecoderConfig:
         parallel_residual=read_flag(raw, "use_parallel_residual", True),
         positions="rope",
         max_positions=max_positions,
-        **read_rope(raw, head_dim=head_dim, max_positions=max_positions, rotary_share=0.25),
+        **_rope(raw, head_dim, max_positions),
         mlp="plain",
         activation=read_activation(raw, "hidden_act", "gelu"),
         fused_qkv=True,
@@ -43,6 +44,26 @@ def _config(raw: Mapping[str, Any]) -> DecoderConfig:
         mlp_bias=True,
         tied_head=read_flag(raw, "tie_word_embeddings", False),
     )
+
+
+def _rope(raw: Mapping[str, Any], head_dim: int, max_positions: int) -> dict[str, Any]:
+    """The rotary fields, from `rotary_emb_base` and `rotary_pct` as transformers takes them.
+
+    It passes over what other families call these, so they are refused where they would count.
+    """
+    elsewhere = ("rope_theta", "partial_rotary_factor")
+    own = {option: value for option, value in raw.items() if option not in elsewhere}
+    said, computed = (
+        read_rope(options, head_dim=head_dim, max_positions=max_positions, rotary_share=0.25)
+        for options in (raw, own)
+    )
+    if said != computed:
+        given = " and ".join(f"{name} is {raw[name]!r}" for name in elsewhere if name in raw)
+        raise UserError(
+            f"config.json: {given}, which transformers passes over in a gpt_neox.",
+            "Name them rotary_emb_base and rotary_pct, by which it computes, or leave them out.",
+        )
+    return computed
 
 
 def _weights(config: DecoderConfig) -> dict[str, Weight]:
@@ -88,6 +109,8 @@ FAMILY = Family(
             "tie_word_embeddings",
             "attention_dropout",
             "hidden_dropout",
+            "attention_probs_dropout_prob",
+            "hidden_dropout_prob",
             "classifier_dropout",
             "is_decoder",
         ]

@@ -23,7 +23,13 @@ FAMILY = Family(
     name="llama",
     to_config=_config,
     weights=llama_layout.weights,
-    checked={"partial_rotary_factor": (None, 1.0), "pretraining_tp": (None, 1)},
-    known=llama_layout.KNOWN | {"attention_bias", "mlp_bias"},
+    checked={
+        "partial_rotary_factor": (None, 1.0),
+        "pretraining_tp": (None, 1),
+        "rope_interleaved": (None, False),
+    },
+    known=llama_layout.KNOWN
+    # The last two are SmolLM2's and Llama 1's; transformers doesn't read them.
+    | {"attention_bias", "mlp_bias", "is_llama_config", "max_sequence_length"},
     ignored_tensors=llama_layout.IGNORED,
 )

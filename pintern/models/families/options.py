@@ -7,11 +7,15 @@ from pintern.errors import UserError
 from pintern.models.config import DecoderConfig
 from pintern.models.families.table import Family
 
-# What transformers writes into every config.json. None of it changes what the weights compute.
+# What transformers, and who publishes models, write into any config.json. None of it changes what
+# the weights compute.
 _HARMLESS_GROUPS = {
     "what the file is": (
         "architectures model_type transformers_version _name_or_path _commit_hash torch_dtype "
-        "dtype tokenizer_class finetuning_task"
+        "dtype tokenizer_class finetuning_task unsloth_version unsloth_fixed"
+    ),
+    "which code computes it": (
+        "_attn_implementation _attn_implementation_autoset transformers.js_config use_bfloat16"
     ),
     "special tokens, on which the tokenizer decides": (
         "bos_token_id eos_token_id pad_token_id sep_token_id decoder_start_token_id prefix"
@@ -21,10 +25,10 @@ _HARMLESS_GROUPS = {
     ),
     "how a call returns its results": (
         "use_cache return_dict use_return_dict output_attentions output_hidden_states "
-        "output_scores return_dict_in_generate torchscript chunk_size_feed_forward"
+        "output_scores output_past return_dict_in_generate torchscript chunk_size_feed_forward"
     ),
     "heads that a causal LM hasn't got": (
-        "id2label label2id num_labels summary_type summary_use_proj summary_activation "
+        "id2label label2id num_labels _num_labels summary_type summary_use_proj summary_activation "
         "summary_proj_to_labels summary_first_dropout summary_hidden_size tie_encoder_decoder "
         "cross_attention_hidden_size"
     ),
