@@ -12,8 +12,9 @@ import pytest
 
 from pintern.errors import UserError
 from pintern.locks import owner, try_lock
+from pintern.report.accounting import PriceList
 from pintern.studies import runner
-from pintern.studies.folder import states
+from pintern.studies.folder import finished_lines, states
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
 from pintern.studies.report import write_report
@@ -280,6 +281,22 @@ def test_table_and_csv_say_the_same(finished):
     assert by_arm["query only"]["sd_over_seeds"] == "" != by_arm["ours"]["sd_over_seeds"]
     assert "a paper | table 1" in text and "78.1" in text
     assert "not finished" not in text
+
+
+def test_a_report_has_the_prices_and_the_factors_that_the_study_has_now(finished):
+    study, workdir = finished
+    dear = PriceList(input=30.0, cached_input=3.0, output=150.0)
+    rows = tuple(dataclasses.replace(row, factors={"size": 7}) for row in study.rows)
+    changed = dataclasses.replace(study, prices=dear, usd_per_hour=1.0, rows=rows)
+    before, after = (
+        {name: line for name, (_, line) in finished_lines(each, workdir).items()}
+        for each in (study, changed)
+    )
+    assert before == Ledger(workdir).lines()
+    for name, line in after.items():
+        for field in ("cost_per_1000_requests", "training_cost"):
+            assert line[field] == pytest.approx(10 * before[name][field])
+        assert line["factors"] == {"size": 7}
 
 
 def test_tables_say_what_is_not_finished(tmp_path):
