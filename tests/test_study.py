@@ -19,7 +19,7 @@ from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
 from pintern.studies.report import write_report
 from pintern.studies.runner import run_study
-from pintern.studies.study import Row, Study, cells_of
+from pintern.studies.study import Lines, Row, Study, cells_of
 from pintern.training.loop import train
 from pintern.training.population import train_population
 from tests import tiny
@@ -155,8 +155,8 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
 def test_a_ledger_line_cut_short_is_run_again_and_harms_no_other(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.append({"cell": "a", "fingerprint": "1"})
-    with ledger.path.open("a") as file:
-        file.write('{"cell": "b", "finger')
+    with ledger.path.open("ab") as file:
+        file.write('{"cell": "b", "arm": "at τ'.encode()[:-1])
     assert set(ledger.lines()) == {"a"}
     ledger.append({"cell": "c", "fingerprint": "3"})
     assert set(ledger.lines()) == {"a", "c"}
@@ -297,6 +297,18 @@ def test_a_report_has_the_prices_and_the_factors_that_the_study_has_now(finished
         for field in ("cost_per_1000_requests", "training_cost"):
             assert line[field] == pytest.approx(10 * before[name][field])
         assert line["factors"] == {"size": 7}
+
+
+def test_plots_of_one_caption_are_all_drawn(finished):
+    study, workdir = finished
+    lines = (Lines("stages"), Lines("stages", by="stages"))
+    _, page = write_report(dataclasses.replace(study, lines=lines), workdir, command="")
+    drawn = {path.name for path in page.parent.glob("*-lines-*.png")}
+    assert drawn == {
+        "store-nano-lines-score-stages--.png",
+        "store-nano-lines-score-stages-stages.png",
+    }
+    assert page.read_text().count("<figcaption>score over stages") == len(lines)
 
 
 def test_tables_say_what_is_not_finished(tmp_path):

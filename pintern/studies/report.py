@@ -119,7 +119,9 @@ def _pictures(
     metric = group[0].first["metric"]
 
     def add(kind: str, caption: str) -> Path:
-        return found.setdefault(caption, report / f"{stem}-{kind}.png")
+        path = report / f"{stem}-{kind}.png"
+        found[f"{caption} ({kind})" if caption in found else caption] = path
+        return path
 
     points = [
         plots.Point(
