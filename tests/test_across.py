@@ -108,6 +108,18 @@ def test_transfer_leaves_the_own_task_out_of_the_mean(lines, tmp_path):
     assert below == "From another task: 11.0 on average."
 
 
+def test_transfer_to_a_task_that_a_study_gained_later_is_left_open(lines, tmp_path):
+    first, *others = [line for line in lines if line["measures"] and line["task"] == "a"]
+    for line in (first, *others):
+        line["measures"]["transfer"]["scores"] |= {"c": 5.0}
+    found, parts = tables(lines, tmp_path)
+    _, head, rows, _ = parts["Transfer, nano: strong, 0 of the target's examples"]
+    assert head == ["trained on", "a", "b", "c"]
+    assert [row[3] for row in rows] == ["5.0", "–", "5.0"]
+    del first["measures"]["transfer"]["scores"]["c"]  # of one seed
+    assert "c" not in transfers_of(found)["strong, 0 of the target's examples"]["a"]
+
+
 def test_one_task_has_its_contrasts_alone(lines, tmp_path):
     found, parts = tables([line for line in lines if line["task"] == "a"], tmp_path)
     assert list(parts) == ["Contrasts, nano"]
