@@ -241,10 +241,14 @@ def test_take_names_what_is_wrong():
         ({"a": None}, "field 'a' is missing"),
         ({"a": 7}, "row 1: a is 7; expected str"),
         ({"a": " "}, "row 1: a is empty"),
+        (["a"], "row 1: ['a'] is not an object with a field 'a'"),
+        ("a", "row 1: 'a' is not an object with a field 'a'"),
     ):
         with pytest.raises(UserError) as caught:
             take(row, "a", str, "row 1")
         assert message in str(caught.value)
+    with pytest.raises(UserError, match=r"a is 7; expected list \| dict"):
+        take({"a": 7}, "a", list | dict, "row 1")
 
 
 def test_objects_from_columns_at_any_depth():

@@ -180,6 +180,16 @@ def test_dart_learns_each_text_and_is_judged_by_all(tmp_path):
     assert second.value == pytest.approx(100)
 
 
+@pytest.mark.parametrize("field", ["annotations", "references"])
+def test_dart_passes_over_an_empty_text_as_the_published_test_split_has_one(tmp_path, field):
+    texts = ["", "Kent has a Bay of 12 km."]
+    said = {"annotations": [{"text": text} for text in texts], "references": texts}
+    row = {"tripleset": DART["tripleset"], field: said[field]}
+    task = dart_task(write(tmp_path, [row], "train", "test"), 0)
+    assert [example.completion for example in task.train] == texts[1:]
+    assert task.test[0].references == tuple(texts[1:])
+
+
 XML = """<?xml version='1.0' encoding='utf-8'?>
 <benchmark><entries><entry category="MISC" eid="Id1" size="2">
 <modifiedtripleset><mtriple>Bay | AREA | 12 km</mtriple>
@@ -233,6 +243,9 @@ def test_dart_as_json_xml_and_tfds_is_the_same(tmp_path):
         ({"tripleset": ["a | b"]}, "'a | b' is no triple"),
         ({"annotations": []}, "has no text"),
         ({"annotations": [{"source": "s"}]}, "field 'text' is missing"),
+        ({"annotations": ["text"]}, "'text' is not an object"),
+        ({"annotations": "text"}, r"annotations is 'text'; expected list \| dict"),
+        ({"tripleset": [5]}, "5 is no triple"),
     ],
 )
 def test_faulty_dart_rows_are_refused(tmp_path, change, message):

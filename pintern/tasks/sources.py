@@ -93,8 +93,10 @@ def take(row: Row, name: str, kind: type, where: str) -> Any:
       where: file or split and number, for messages.
 
     Raises:
-      UserError: missing, of another kind, or empty text.
+      UserError: missing, of another kind, or empty text; a row that is no object.
     """
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: {row!r:.60} is not an object with a field {name!r}.")
     if name not in row or row[name] is None:
         raise UserError(
             f"{where}: field {name!r} is missing.", f"There are: {', '.join(map(str, row))}."
@@ -103,7 +105,8 @@ def take(row: Row, name: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         shown = repr(value)
         shown = shown if len(shown) < 60 else shown[:59] + "…"
-        raise UserError(f"{where}: {name} is {shown}; expected {kind.__name__}.")
+        # A union of kinds has no name of its own.
+        raise UserError(f"{where}: {name} is {shown}; expected {getattr(kind, '__name__', kind)}.")
     if kind is str and not value.strip():
         raise UserError(f"{where}: {name} is empty.")
     return value
