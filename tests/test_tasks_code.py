@@ -82,6 +82,10 @@ def test_mbpp_splits_by_task_id_whatever_the_order(mbpp, tmp_path):
         ([mbpp_record(11), mbpp_record(11)], "row 2: task 11 is there already"),
         ([mbpp_record(11, code=3)], "code is 3; expected str"),
         ([{"task_id": 11}], "field 'text' is missing"),
+        ([mbpp_record(11, code="print 'x'")], "row 1: \"print 'x'\" is no Python 3"),
+        ([mbpp_record(11, test_list=["assert f("])], "'assert f\\(' is no Python 3"),
+        ([mbpp_record(11, test_list=[5])], "row 1: 5 is no Python 3"),
+        ([mbpp_record(11, test_setup_code="a b")], "'a b' is no Python 3"),
     ],
 )
 def test_faulty_mbpp_files_are_refused(mbpp, records, message):
