@@ -199,6 +199,15 @@ def spider(tmp_path):
     return write
 
 
+def schema(columns, keys=()):
+    return {
+        "db_id": "b",
+        "table_names_original": ["Singer"],
+        "column_names_original": columns,
+        "foreign_keys": keys,
+    }
+
+
 def test_spider_shows_each_questions_schema_in_its_query(spider):
     task = spider_task(spider())
     assert task.train[0].query == (
@@ -237,6 +246,10 @@ def test_spider_is_scored_by_clauses_and_by_execution(spider):
         ({"dev": [{"db_id": "a", "question": "q", "query": "s"}]}, "a.sqlite isn't there"),
         ({"dev": [{"db_id": "b", "query": "s"}]}, "record 1: field 'question' is missing"),
         ({"tables": {}}, "is not a list of objects"),
+        ({"dev": []}, "dev.json holds no records"),
+        ({"tables": [schema([[5, "Id"]])]}, r"tables\.json: 'b' has a column or a foreign key"),
+        ({"tables": [schema(["Id"])]}, "must be integers"),
+        ({"tables": [schema([[0, "Id"]], [[0, 9]])]}, "index out of range"),
     ],
 )
 def test_faulty_spider_folders_are_refused(spider, replaced, message):
@@ -328,6 +341,23 @@ def test_a_wikisql_query_that_does_not_fit_its_table_is_refused(tmp_path):
         wikisql_task(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"types": ["text"]},
+        {"types": ["text", "date", "text"]},
+        {"header": ["Player", 5, "points"]},
+        {"rows": [5]},
+    ],
+)
+def test_a_wikisql_table_that_is_none_is_refused(tmp_path, change):
+    folder = release(tmp_path)
+    path = tmp_path / "dev.tables.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
+    with pytest.raises(UserError, match=r"dev\.tables\.jsonl, line 1: header, types and rows"):
+        wikisql_task(folder)
+
+
 def collected(sql, split="test", table="2-1", **variables):
     sentence = {
         "original": "Which one?",
@@ -406,6 +436,10 @@ def test_a_table_in_memory_can_be_read_and_nothing_else():
     [
         ("[1", "not JSON"),
         (json.dumps([collected("SELECT x")]), "is no WikiSQL query"),
+        (json.dumps([COLLECTION[2] | {"sql": ["SELECT x", "SELECT y"]}]), "'SELECT y'] is no"),
+        (json.dumps([COLLECTION[2] | {"sentences": ["x"]}]), "'x' is not an object"),
+        (json.dumps([COLLECTION[2] | {"sentences": [{}]}]), "'variables' is missing"),
+        (json.dumps([collected(f"SELECT A_FIELD {FROM} ;", "3")]), "question-split '3' is none"),
         (json.dumps(COLLECTION[:3]), "no readable question of split train"),
     ],
 )

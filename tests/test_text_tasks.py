@@ -337,6 +337,7 @@ def test_totto_from_tfds_is_the_same(tmp_path, monkeypatch):
         ({"highlighted_cells": [[0, -1]]}, r"cell \[0, -1\] isn't in the table"),
         ({"sentence_annotations": []}, "has no sentence"),
         ({"highlighted_cells": [[0]]}, r"cell \[0\] isn't in the table"),
+        ({"table_section_title": 5}, "table_section_title is 5; expected str"),
         (
             {"table": [[{"value": "x"}]], "highlighted_cells": [[0, 0]]},
             "field 'column_span' is missing",
