@@ -10,7 +10,7 @@ from pintern.arms import arm_of
 from pintern.errors import UserError
 from pintern.evaluation.run import write_lines
 from pintern.studies.across import across_tasks, transfers_of
-from pintern.studies.results import read_predictions, results_of
+from pintern.studies.results import dig, read_predictions, results_of
 from pintern.studies.study import Row, Study, cells_of
 
 TASKS, SEEDS, EXAMPLES = ("a", "b"), (0, 1, 2), 40
@@ -134,6 +134,14 @@ def test_one_task_has_its_contrasts_alone(lines, tmp_path):
 def test_a_contrast_of_an_arm_that_is_not_there():
     with pytest.raises(UserError, match="strange"):
         cells_of(study(contrasts=(("strong", "strange"),)))
+
+
+def test_a_slice_may_have_a_dot_in_its_name():
+    line = {"slices": {"v1.0": 50.0, "v1": 25.0}, "score": 3.0}
+    for path, found in (("slices.v1.0", 50.0), ("slices.v1", 25.0), ("score", 3.0)):
+        assert dig(line, path) == found
+    for path in ("slices.v2.0", "slices.v1.0.x", "score.x", "slices.v1.1"):
+        assert dig(line, path) is None
 
 
 def test_answers_may_hold_what_other_programs_take_for_line_ends(tmp_path):
