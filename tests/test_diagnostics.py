@@ -11,8 +11,10 @@ import pytest
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.assemble import fresh_adapter
 from pintern.errors import UserError
+from pintern.evaluation.metrics import score_predictions
 from pintern.evaluation.run import InferencePrompt
 from pintern.models.shared_prefix import target_logits
+from pintern.prompts.task import Example
 from pintern.studies import statistics
 from pintern.studies.divergence import divergence, negative_log_likelihood
 from pintern.studies.folder import finished_lines
@@ -166,6 +168,15 @@ def test_an_edited_prompt_makes_an_adapter_stale_and_training_goes_on_from_it(tm
     assert (folder / "adapter" / "pintern.json").exists()
     write_report(study, workdir, command="x")
     assert (workdir / "report" / "store-nano-stale-ours.png").exists()
+
+
+def test_an_edit_changes_every_right_answer():
+    edit = Edit("line", "new line", "shelf 2", "shelf 5", ())
+    old = Example("where?", "shelf 2", references=("shelf 2", "on shelf 2"))
+    new, changed = Staleness((edit,))._changed(old)
+    assert changed
+    scores = score_predictions("exact", ["shelf 2", "shelf 5", "on shelf 5"], [new] * 3)
+    assert scores.per_example == [0, 100, 100]
 
 
 def test_an_edit_that_changes_nothing_is_refused(tmp_path):

@@ -120,10 +120,12 @@ class Staleness:
 
     def _changed(self, example: Example) -> tuple[Example, bool]:
         """An example with its answer by the edited prompt, and whether that is another one."""
-        answer = example.completion
+        answer, *references = example.completion, *example.references
         for edit in self.edits:
             answer = answer.replace(edit.answer, edit.new_answer)
-        return dataclasses.replace(example, completion=answer), answer != example.completion
+            references = [text.replace(edit.answer, edit.new_answer) for text in references]
+        changed = dataclasses.replace(example, completion=answer, references=tuple(references))
+        return changed, answer != example.completion
 
     def _write(self, parts: Parts, folder: Path) -> tuple[list[Example], list[Example]]:
         """Writes the edited task's files; its affected test examples, and some of the others."""
