@@ -14,6 +14,7 @@ from pintern.errors import UserError
 from pintern.locks import owner, try_lock
 from pintern.report.accounting import PriceList
 from pintern.studies import runner
+from pintern.studies.diagnostics import Transfer
 from pintern.studies.folder import finished_lines, states
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
@@ -344,6 +345,16 @@ def test_studies_that_make_no_grid_are_refused(tmp_path):
         ({"reference": "nobody"}, "nobody"),
         ({"tasks": {"t": {"train.stepz": 3}}}, "stepz"),
         ({"tasks": {"t": {"trainer.steps": 3}}}, "trainer.steps"),
+        ({"tasks": {"t": {"train.steps.x": 3}}}, r"config\.train\.steps\.x can't be set to 3"),
+        ({"tasks": {"t": {"train.steps.x.y": 3}}}, r"config\.train\.steps\.x\.y is not a field"),
+        ({"tasks": {"t": {"train.steps": "many"}}}, r"config\.train\.steps can't be set to 'many'"),
+        ({"tasks": {"t": {"seed": 3}}}, "'t' sets config.seed"),
+        ({"models": {"m": {"seed": 3}}}, "'m' sets config.seed"),
+        ({"contrasts": (("direct",),)}, "a contrast is of two arms"),
+        (
+            {"rows": (Row(row.make, measures=(Transfer(), Transfer(shots=1))),)},
+            r"two measures of one name \(transfer, transfer\)",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             cells_of(dataclasses.replace(study, **changes))
