@@ -179,6 +179,17 @@ def test_an_edit_changes_every_right_answer():
     assert scores.per_example == [0, 100, 100]
 
 
+def test_staleness_without_a_log_is_refused(tmp_path):
+    parts = tiny.parts()
+    task = dataclasses.replace(parts.prompts.task, unlabelled=())
+    prompts = dataclasses.replace(parts.prompts, task=task)
+    parts = dataclasses.replace(parts, prompts=prompts)
+    gold = task.test[0].completion
+    edit = Edit("bolts lie on shelf four", "bolts lie on shelf two", gold, "shelf eleven", ())
+    with pytest.raises(UserError, match=r"queries of a log.*config\.task\.unlabelled"):
+        Staleness((edit,))._write(parts, tmp_path)
+
+
 def test_an_edit_that_changes_nothing_is_refused(tmp_path):
     few = {"arms": ["ours"], "reference": "", "seeds": [0]}
     study = load_study(str(study_file(tmp_path / "file", **few)))

@@ -145,6 +145,11 @@ class Staleness:
                 f"Of {len(changed)} test answers the edits change {len(affected)}.",
                 "Choose edits that some queries need and others don't.",
             )
+        if not task.unlabelled:
+            raise UserError(
+                f"Staleness asks queries of a log anew; task {task.name} has none.",
+                "Give config.task.unlabelled, or leave the measure out.",
+            )
         words = {word for edit in self.edits for word in edit.words}
         about = [query for query in task.unlabelled if words & set(query.split())]
         rest = [query for query in task.unlabelled if not words & set(query.split())]
