@@ -348,6 +348,7 @@ def test_a_wikisql_query_that_does_not_fit_its_table_is_refused(tmp_path):
         {"types": ["text", "date", "text"]},
         {"header": ["Player", 5, "points"]},
         {"rows": [5]},
+        {"rows": [["Ann", 1]]},
     ],
 )
 def test_a_wikisql_table_that_is_none_is_refused(tmp_path, change):
