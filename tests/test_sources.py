@@ -98,6 +98,11 @@ def test_saved_dataset_and_prepared_tfds_give_the_same_rows(tmp_path):
     assert sorted(splits) == ["dev", "train"]
     assert splits["dev"]() == ROWS
 
+    saved["dev"] = saved["train"]
+    saved.save_to_disk(str(tmp_path / "twice"))
+    with pytest.raises(UserError, match="two splits that mean dev: validation and dev"):
+        open_source(str(tmp_path / "twice"))
+
     folder = prepare_tfds(
         tmp_path / "tfds", text_features(*ROWS[0]), {"train": ROWS, "validation": ROWS[:1]}
     )

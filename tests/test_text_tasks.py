@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from test_sources import prepare_tfds
@@ -160,9 +161,19 @@ def test_of_one_file_a_fifth_is_held_out_by_the_seed(tmp_path):
     task = mtop_task(str(path), 3)
     assert [len(task.train), len(task.test)] == [16, 4]
     assert not {e.query for e in task.train} & {e.query for e in task.test}
-    assert "has only all: a fifth of the distinct queries held out (seed 3)" in task.note
+    assert "has only all: a fifth of the distinct queries of all held out (seed 3)" in task.note
     assert mtop_task(str(path), 3) == task
     assert mtop_task(str(path), 4).test != task.test
+
+
+def test_a_known_split_is_held_out_from_before_an_unknown_one(tmp_path):
+    rows = [{**MTOP, "utterance": f"call {i}"} for i in range(20)]
+    splits = {"extra": rows[:5], "validation": rows}
+    saved = datasets.DatasetDict({k: datasets.Dataset.from_list(v) for k, v in splits.items()})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    task = mtop_task(str(tmp_path / "saved"), 3)
+    assert [len(task.train), len(task.test)] == [16, 4]
+    assert "has only extra, dev: a fifth of the distinct queries of dev held out" in task.note
 
 
 def test_dart_learns_each_text_and_is_judged_by_all(tmp_path):
