@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from pintern.evaluation.metrics import score_predictions
 from pintern.evaluation.run import InferencePrompt
 from pintern.models.shared_prefix import target_logits
 from pintern.prompts.task import Example
-from pintern.studies import statistics
+from pintern.studies import staleness, statistics
 from pintern.studies.divergence import divergence, negative_log_likelihood
 from pintern.studies.folder import finished_lines
 from pintern.studies.ledger import Ledger
@@ -179,15 +180,39 @@ def test_an_edit_changes_every_right_answer():
     assert scores.per_example == [0, 100, 100]
 
 
+def edit_of(parts):
+    gold = parts.prompts.task.test[0].completion
+    return Edit("bolts lie on shelf four", "bolts lie on shelf two", gold, "shelf eleven", ())
+
+
 def test_staleness_without_a_log_is_refused(tmp_path):
     parts = tiny.parts()
-    task = dataclasses.replace(parts.prompts.task, unlabelled=())
-    prompts = dataclasses.replace(parts.prompts, task=task)
-    parts = dataclasses.replace(parts, prompts=prompts)
-    gold = task.test[0].completion
-    edit = Edit("bolts lie on shelf four", "bolts lie on shelf two", gold, "shelf eleven", ())
+    measure = Staleness((edit_of(parts),))
     with pytest.raises(UserError, match=r"queries of a log.*config\.task\.unlabelled"):
-        Staleness((edit,))._write(parts, tmp_path)
+        measure._write(staleness._with(parts, unlabelled=()), tmp_path)
+
+
+def test_staleness_scores_by_the_tasks_settings_and_keeps_every_point(tmp_path, monkeypatch):
+    parts = staleness._with(tiny.parts(), metric_options={"normalise": "brackets"})
+    parts.config.checkpoint.minutes = 5.0
+    scored, trained = [], []
+
+    def evaluate(given, adapter, prompt):
+        scored.append(given.prompts.task.metric_options)
+        return SimpleNamespace(scores=SimpleNamespace(value=0.0))
+
+    monkeypatch.setattr(staleness, "evaluate", evaluate)
+    monkeypatch.setattr(staleness, "train", lambda config, _: trained.append(config) or True)
+    monkeypatch.setattr(staleness, "_kept_steps", lambda _: [])
+    monkeypatch.setattr(Staleness, "_export", lambda *_: None)
+    cell = SimpleNamespace(arm=SimpleNamespace(prompt=BARE))
+    measured = SimpleNamespace(parts=parts, adapter=None)
+    Staleness((edit_of(parts),), queries=8, shots=1)(
+        SimpleNamespace(measured=measured, folder=tmp_path, cell=cell)
+    )
+    assert scored == [{"normalise": "brackets"}] * 5
+    # Saves by the clock would push the first points of the curve out.
+    assert trained[0].checkpoint.minutes == 0
 
 
 def test_an_edit_that_changes_nothing_is_refused(tmp_path):

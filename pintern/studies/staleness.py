@@ -89,15 +89,17 @@ class Staleness:
         affected, other = self._write(parts, folder)
         config = self._config(parts, folder)
         edited = with_task(parts, _task_fields(config))
+        # Files have no settings of a metric; both are to be judged alike.
+        edited = _with(edited, metric_options=parts.prompts.task.metric_options)
         self._export(done, folder / "adapter")
         prompt = done.cell.arm.prompt
         old = [example for example in parts.prompts.task.test if self._changed(example)[1]]
-        before = _score(_with_test(parts, old), done.measured.adapter, prompt)
+        before = _score(_with(parts, test=tuple(old)), done.measured.adapter, prompt)
 
         def scores(adapter: Adapter | None, behind: InferencePrompt) -> dict[str, float]:
             return {
-                "affected": _score(_with_test(edited, affected), adapter, behind),
-                "other": _score(_with_test(edited, other), adapter, behind),
+                "affected": _score(_with(edited, test=tuple(affected)), adapter, behind),
+                "other": _score(_with(edited, test=tuple(other)), adapter, behind),
             }
 
         stale = scores(done.measured.adapter, prompt)
@@ -200,6 +202,7 @@ class Staleness:
             "distill.shots": self.shots,
             "distill.unlabelled": log,
             "checkpoint.every": self.every,
+            "checkpoint.minutes": 0.0,
             "checkpoint.keep": -(-self.steps // self.every) + 1,
         }
         if not config.task.chat:
@@ -233,8 +236,9 @@ def _task_fields(config: ConfigDict) -> dict[str, Any]:
     return {f"task.{field}": value for field, value in config.task.items()}
 
 
-def _with_test(parts: Parts, test: Sequence[Example]) -> Parts:
-    task = dataclasses.replace(parts.prompts.task, test=tuple(test))
+def _with(parts: Parts, **changes: Any) -> Parts:
+    """The same with fields of the task changed."""
+    task = dataclasses.replace(parts.prompts.task, **changes)
     return dataclasses.replace(parts, prompts=dataclasses.replace(parts.prompts, task=task))
 
 
