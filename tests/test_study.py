@@ -13,12 +13,13 @@ import pytest
 from pintern.errors import UserError
 from pintern.locks import owner, try_lock
 from pintern.report.accounting import PriceList
-from pintern.studies import runner
+from pintern.studies import report, runner
 from pintern.studies.diagnostics import Transfer
 from pintern.studies.folder import finished_lines, states
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
 from pintern.studies.report import write_report
+from pintern.studies.results import results_of
 from pintern.studies.runner import run_study
 from pintern.studies.study import Lines, Row, Study, cells_of
 from pintern.training.loop import train
@@ -310,6 +311,19 @@ def test_plots_of_one_caption_are_all_drawn(finished):
         "store-nano-lines-score-stages-stages.png",
     }
     assert page.read_text().count("<figcaption>score over stages") == len(lines)
+
+
+def test_a_corpus_score_has_no_bounds_of_its_examples_in_the_plot(finished, monkeypatch, tmp_path):
+    study, workdir = finished
+    lines = [line for _, line in finished_lines(study, workdir).values()]
+    means = results_of(study, lines, workdir)
+    corpus = [dataclasses.replace(r, scores={s: v + 9 for s, v in r.scores.items()}) for r in means]
+    drawn = []
+    monkeypatch.setattr(report.plots, "plot_pareto", lambda points, *_: drawn.append(points))
+    for results in (means, corpus):
+        report._pictures(study, results, {}, tmp_path, "it")
+    assert [p.interval for p in drawn[0]] == [r.interval for r in means]
+    assert [p.interval for p in drawn[1]] == [None] * len(corpus)
 
 
 def test_tables_say_what_is_not_finished(tmp_path):

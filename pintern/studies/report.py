@@ -125,7 +125,11 @@ def _pictures(
 
     points = [
         plots.Point(
-            r.arm, r.mean("cost_per_1000_requests"), r.score, r.interval, bool(r.first["steps"])
+            r.arm,
+            r.mean("cost_per_1000_requests"),
+            r.score,
+            None if r.is_corpus else r.interval,
+            bool(r.first["steps"]),
         )
         for r in group
     ]

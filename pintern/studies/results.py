@@ -60,6 +60,12 @@ class Result:
         return float(np.mean(list(self.scores.values())))
 
     @property
+    def is_corpus(self) -> bool:
+        """Whether the score is the corpus's (BLEU) and not the mean of its examples', as which
+        `interval` and `difference` are told."""
+        return abs(self.examples - self.score) > 0.05
+
+    @property
     def first(self) -> Line:
         """The line of the first seed."""
         return next(iter(self.lines.values()))
