@@ -16,6 +16,7 @@ from pintern.evaluation.metrics import score_predictions
 from pintern.evaluation.metrics.programs import program_of
 from pintern.evaluation.sandbox import seccomp
 from pintern.evaluation.sql import Table, execution_match
+from pintern.prompts.task import Example
 from pintern.tasks.mbpp import FORMAT, facts_of, mbpp_examples, mbpp_task
 from pintern.tasks.spider import spider_task
 from pintern.tasks.wikisql import wikisql_task
@@ -138,6 +139,15 @@ def test_program_of_leaves_other_text_alone():
 def test_pass_needs_tests():
     with pytest.raises(UserError, match="needs the tests of every example"):
         score_predictions("pass", ["x"], ["y"])
+    whole = {"tests": ["assert add(1) == 2"], "names": ["add"]}
+    for change, message in (
+        ({"names": []}, r"has no facts\.names"),
+        ({"tests": whole["tests"][0]}, r"facts\.tests of example 7 is a text; expected a list"),
+        ({"names": "add"}, r"facts\.names of example 7 is a text.*Write \['add'\]"),
+    ):
+        example = Example("q", "def add(x): return x + 1", id="7", facts=whole | change)
+        with pytest.raises(UserError, match=message):
+            score_predictions("pass", [example.completion], [example])
 
 
 @pytest.mark.slow
