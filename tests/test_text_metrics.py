@@ -228,6 +228,21 @@ def test_blec_needs_the_logical_form():
     assert (found.value, found.reasons) == (0.0, {"empty": 1})
 
 
+@pytest.mark.parametrize(
+    ("metric", "facts"),
+    [
+        ("blec", {"logic": 5}),
+        ("clauses", {"schema": 5}),
+        ("clauses", {"schema": {"tables": {"a": ["x"]}}}),
+        ("clauses", {"schema": {"tables": ["a"], "foreign_keys": []}}),
+    ],
+)
+def test_facts_in_another_form_are_refused(metric, facts):
+    example = Example("q", "SELECT x FROM a", id="e7", facts=facts)
+    with pytest.raises(UserError, match="example e7"):
+        score_predictions(metric, ["SELECT x FROM a"], [example])
+
+
 REFERENCED = [
     Example("", "the cat sat on the mat", references=("the cat sat on the mat", "a cat sat there")),
     Example("", "it rains in the south today"),
