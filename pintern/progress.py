@@ -88,7 +88,7 @@ class Progress:
         self._recent.append((now, self._done))
         if self._bar is not None:
             rate = self._rate()
-            shown = f"{rate:.1f}/s" if rate else ""
+            shown = _shown(rate) if rate else ""
             self._bar.update(self._task, completed=self._done, note=note, rate=shown)
         elif now - self._printed >= _PLAIN_EVERY:
             self._print(now, note)
@@ -105,9 +105,14 @@ class Progress:
         if not self._shown:
             return
         rate, remaining = self._rate(), self._total - self._done
-        speed = f", {rate:.1f}/s, {remaining / rate:.0f} s left" if rate else ""
+        speed = f", {_shown(rate)}, {remaining / rate:.0f} s left" if rate else ""
         print(
             f"{self._title}: {self._done}/{self._total} {self._units}{speed} {note}".rstrip(),
             file=sys.stderr,
             flush=True,
         )
+
+
+def _shown(rate: float) -> str:
+    """A rate with a digit at least that isn't 0: steps may take minutes."""
+    return f"{rate:.1f}/s" if rate >= 1 else f"{rate:.2g}/s"

@@ -185,6 +185,7 @@ def _continuous(
         share = shape(min(step / max(falling, 1.0), 1.0))
         distances = [abs(level.keep_rate - share) for level in levels]
         nearest.append(distances.index(min(distances)))
+    nearest[-1] = len(levels) - 1  # also where the final share is less than a step
     stretches = []
     for i, level in enumerate(levels):
         if i in nearest:

@@ -120,6 +120,11 @@ def test_prices_must_be_prices(price):
         PriceList(cached_input=price)
 
 
+def test_prices_in_another_unit_are_refused():
+    with pytest.raises(UserError, match="'USD per thousand tokens'; costs are computed in USD per"):
+        PriceList(unit="USD per thousand tokens")
+
+
 def test_summary_holds_every_figure():
     summary = summary_of(ours="ours")
     ours = summary["arms"]["ours"]

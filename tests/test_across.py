@@ -10,7 +10,7 @@ from pintern.arms import arm_of
 from pintern.errors import UserError
 from pintern.evaluation.run import write_lines
 from pintern.studies.across import across_tasks, transfers_of
-from pintern.studies.results import read_predictions, results_of
+from pintern.studies.results import dig, read_predictions, results_of
 from pintern.studies.study import Row, Study, cells_of
 
 TASKS, SEEDS, EXAMPLES = ("a", "b"), (0, 1, 2), 40
@@ -108,6 +108,18 @@ def test_transfer_leaves_the_own_task_out_of_the_mean(lines, tmp_path):
     assert below == "From another task: 11.0 on average."
 
 
+def test_transfer_to_a_task_that_a_study_gained_later_is_left_open(lines, tmp_path):
+    first, *others = [line for line in lines if line["measures"] and line["task"] == "a"]
+    for line in (first, *others):
+        line["measures"]["transfer"]["scores"] |= {"c": 5.0}
+    found, parts = tables(lines, tmp_path)
+    _, head, rows, _ = parts["Transfer, nano: strong, 0 of the target's examples"]
+    assert head == ["trained on", "a", "b", "c"]
+    assert [row[3] for row in rows] == ["5.0", "–", "5.0"]
+    del first["measures"]["transfer"]["scores"]["c"]  # of one seed
+    assert "c" not in transfers_of(found)["strong, 0 of the target's examples"]["a"]
+
+
 def test_one_task_has_its_contrasts_alone(lines, tmp_path):
     found, parts = tables([line for line in lines if line["task"] == "a"], tmp_path)
     assert list(parts) == ["Contrasts, nano"]
@@ -122,6 +134,14 @@ def test_one_task_has_its_contrasts_alone(lines, tmp_path):
 def test_a_contrast_of_an_arm_that_is_not_there():
     with pytest.raises(UserError, match="strange"):
         cells_of(study(contrasts=(("strong", "strange"),)))
+
+
+def test_a_slice_may_have_a_dot_in_its_name():
+    line = {"slices": {"v1.0": 50.0, "v1": 25.0}, "score": 3.0}
+    for path, found in (("slices.v1.0", 50.0), ("slices.v1", 25.0), ("score", 3.0)):
+        assert dig(line, path) == found
+    for path in ("slices.v2.0", "slices.v1.0.x", "score.x", "slices.v1.1"):
+        assert dig(line, path) is None
 
 
 def test_answers_may_hold_what_other_programs_take_for_line_ends(tmp_path):

@@ -115,6 +115,18 @@ def test_over_steps_the_final_share_is_spent_on_the_query_alone(schedule, stages
     assert abs(last.stop - last.start - 200 * final_share) <= 1
 
 
+@shape
+@pytest.mark.parametrize("unit", ["stages", "steps"])
+@pytest.mark.parametrize(("steps", "stages", "final_share"), [(10, 2, 0.1), (40, 4, 0.01)])
+def test_however_small_its_share_the_last_level_has_a_step(
+    schedule, unit, steps, stages, final_share
+):
+    curriculum = make(
+        schedule=schedule, unit=unit, steps=steps, stages=stages, final_share=final_share
+    )
+    assert curriculum.level_at(steps - 1) == Level(0.0, 0)
+
+
 def test_after_the_last_step_the_last_level_stays():
     assert make().level_at(10_000) == Level(0.0, 0)
 

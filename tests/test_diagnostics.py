@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,11 @@ import pytest
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.assemble import fresh_adapter
 from pintern.errors import UserError
+from pintern.evaluation.metrics import score_predictions
 from pintern.evaluation.run import InferencePrompt
 from pintern.models.shared_prefix import target_logits
-from pintern.studies import statistics
+from pintern.prompts.task import Example
+from pintern.studies import staleness, statistics
 from pintern.studies.divergence import divergence, negative_log_likelihood
 from pintern.studies.folder import finished_lines
 from pintern.studies.ledger import Ledger
@@ -166,6 +169,50 @@ def test_an_edited_prompt_makes_an_adapter_stale_and_training_goes_on_from_it(tm
     assert (folder / "adapter" / "pintern.json").exists()
     write_report(study, workdir, command="x")
     assert (workdir / "report" / "store-nano-stale-ours.png").exists()
+
+
+def test_an_edit_changes_every_right_answer():
+    edit = Edit("line", "new line", "shelf 2", "shelf 5", ())
+    old = Example("where?", "shelf 2", references=("shelf 2", "on shelf 2"))
+    new, changed = Staleness((edit,))._changed(old)
+    assert changed
+    scores = score_predictions("exact", ["shelf 2", "shelf 5", "on shelf 5"], [new] * 3)
+    assert scores.per_example == [0, 100, 100]
+
+
+def edit_of(parts):
+    gold = parts.prompts.task.test[0].completion
+    return Edit("bolts lie on shelf four", "bolts lie on shelf two", gold, "shelf eleven", ())
+
+
+def test_staleness_without_a_log_is_refused(tmp_path):
+    parts = tiny.parts()
+    measure = Staleness((edit_of(parts),))
+    with pytest.raises(UserError, match=r"queries of a log.*config\.task\.unlabelled"):
+        measure._write(staleness._with(parts, unlabelled=()), tmp_path)
+
+
+def test_staleness_scores_by_the_tasks_settings_and_keeps_every_point(tmp_path, monkeypatch):
+    parts = staleness._with(tiny.parts(), metric_options={"normalise": "brackets"})
+    parts.config.checkpoint.minutes = 5.0
+    scored, trained = [], []
+
+    def evaluate(given, adapter, prompt):
+        scored.append(given.prompts.task.metric_options)
+        return SimpleNamespace(scores=SimpleNamespace(value=0.0))
+
+    monkeypatch.setattr(staleness, "evaluate", evaluate)
+    monkeypatch.setattr(staleness, "train", lambda config, _: trained.append(config) or True)
+    monkeypatch.setattr(staleness, "_kept_steps", lambda _: [])
+    monkeypatch.setattr(Staleness, "_export", lambda *_: None)
+    cell = SimpleNamespace(arm=SimpleNamespace(prompt=BARE))
+    measured = SimpleNamespace(parts=parts, adapter=None)
+    Staleness((edit_of(parts),), queries=8, shots=1)(
+        SimpleNamespace(measured=measured, folder=tmp_path, cell=cell)
+    )
+    assert scored == [{"normalise": "brackets"}] * 5
+    # Saves by the clock would push the first points of the curve out.
+    assert trained[0].checkpoint.minutes == 0
 
 
 def test_an_edit_that_changes_nothing_is_refused(tmp_path):

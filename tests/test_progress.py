@@ -35,7 +35,7 @@ def test_a_wait_in_between_is_forgotten(clock, capsys):
 
 
 def test_slow_steps_are_measured_too(clock, capsys):
-    assert lines(clock, capsys, 300, 50, 50)[-1] == "run: 3/4000 steps, 0.0/s, 199850 s left"
+    assert lines(clock, capsys, 300, 50, 50)[-1] == "run: 3/4000 steps, 0.02/s, 199850 s left"
 
 
 def test_what_ends_all_at_once_has_no_rate(clock, capsys):

@@ -1,7 +1,9 @@
 """Programs under test do no harm, forge no verdict, and are scored wrong for trying."""
 
+import contextlib
 import os
 import platform
+import resource
 import socket
 import subprocess
 import sys
@@ -70,6 +72,7 @@ def answer(x): print('x' * 2**20); return 0""",
     ),
     "1 GB of answers": (
         """
+import contextlib
 import os
 def answer(x):
     for descriptor in range(3, 32):
@@ -130,6 +133,7 @@ def answer(x): sys.exit(0)""",
     ),
     "success token": (
         """
+import contextlib
 import os
 for descriptor in range(32):
     try: os.write(descriptor, b'{"reason": "right", "detail": "", "protections": []}')
@@ -167,6 +171,7 @@ def answer(x): return Any(0)""",
     ),
     "reader of the test file": (
         f"""
+import contextlib
 import os
 def answer(x):
     for folder in ('.', '..', '/', '/tmp', CANARY_FOLDER, os.path.dirname(os.__file__)):
@@ -181,6 +186,7 @@ def answer(x):
     ),
     "reader of environments": (
         """
+import contextlib
 import os
 def answer(x):
     others = {os.getppid(), os.getppid() + 1, os.getpid() + 1, os.getpid() - 1} - {os.getpid()}
@@ -365,6 +371,7 @@ def test_setup_runs_before_the_program_and_imports_are_the_tests_own():
 
 def test_a_program_may_use_its_own_folder_and_finds_it_empty():
     program = """
+import contextlib
 import os
 def answer(x):
     before = os.listdir()
@@ -400,6 +407,19 @@ def test_an_unprotected_program_is_refused_unless_asked_for(monkeypatch):
         right("def answer(x): return 1", "assert answer(0) == 1")
     problem = Problem(("assert answer(0) == 1",), ("answer",))
     assert run_program("def answer(x): return 1", problem, unconfined=True).reason == "right"
+
+
+def test_many_open_files_of_the_runners_do_not_matter():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 2048:
+        pytest.skip("a process may not open so many files here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2048), hard))
+    with contextlib.ExitStack() as held:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1100):
+            held.enter_context(open(os.devnull))
+        problem = Problem(tests=("assert f() == 1",), names=("f",))
+        assert run_program("def f(): return 1", problem).reason == "right"
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):

@@ -98,6 +98,11 @@ def test_saved_dataset_and_prepared_tfds_give_the_same_rows(tmp_path):
     assert sorted(splits) == ["dev", "train"]
     assert splits["dev"]() == ROWS
 
+    saved["dev"] = saved["train"]
+    saved.save_to_disk(str(tmp_path / "twice"))
+    with pytest.raises(UserError, match="two splits that mean dev: validation and dev"):
+        open_source(str(tmp_path / "twice"))
+
     folder = prepare_tfds(
         tmp_path / "tfds", text_features(*ROWS[0]), {"train": ROWS, "validation": ROWS[:1]}
     )
@@ -162,6 +167,9 @@ def test_folder_has_a_file_for_each_split_and_others_are_passed_over(tmp_path):
         ("a.csv", "a,b\n1\n", r"a\.csv, line 2: .*than the 2 that"),
         ("a.csv", "a,b\n1,2,3\n", r"a\.csv, line 2: .*than the 2 that"),
         ("a.csv", "a,b\n", "holds no rows"),
+        ("a.csv", "a,b\n1,2\n" + '"' + 50_000 * "1,2\n", r"line \d+: not read .*a quote left open"),
+        ("a.tsv", "a\tb\ta\n1\t2\t3\n", "names two columns 'a'"),
+        ("a.json", "[" + "9" * 5_000 + "]", r"a\.json: not read \(Exceeds the limit"),
         ("a.parquet", "no parquet", "can't be read as Parquet"),
         ("a.xlsx", "x", r"kind \.xlsx can't be read.*\.csv"),
         ("a.jsonl", b"\xff", "not UTF-8"),
@@ -241,10 +249,14 @@ def test_take_names_what_is_wrong():
         ({"a": None}, "field 'a' is missing"),
         ({"a": 7}, "row 1: a is 7; expected str"),
         ({"a": " "}, "row 1: a is empty"),
+        (["a"], "row 1: ['a'] is not an object with a field 'a'"),
+        ("a", "row 1: 'a' is not an object with a field 'a'"),
     ):
         with pytest.raises(UserError) as caught:
             take(row, "a", str, "row 1")
         assert message in str(caught.value)
+    with pytest.raises(UserError, match=r"a is 7; expected list \| dict"):
+        take({"a": 7}, "a", list | dict, "row 1")
 
 
 def test_objects_from_columns_at_any_depth():

@@ -12,13 +12,16 @@ import pytest
 
 from pintern.errors import UserError
 from pintern.locks import owner, try_lock
-from pintern.studies import runner
-from pintern.studies.folder import states
+from pintern.report.accounting import PriceList
+from pintern.studies import report, runner
+from pintern.studies.diagnostics import Transfer
+from pintern.studies.folder import finished_lines, states
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
 from pintern.studies.report import write_report
+from pintern.studies.results import results_of
 from pintern.studies.runner import run_study
-from pintern.studies.study import Row, Study, cells_of
+from pintern.studies.study import Lines, Row, Study, cells_of
 from pintern.training.loop import train
 from pintern.training.population import train_population
 from tests import tiny
@@ -154,8 +157,8 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
 def test_a_ledger_line_cut_short_is_run_again_and_harms_no_other(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.append({"cell": "a", "fingerprint": "1"})
-    with ledger.path.open("a") as file:
-        file.write('{"cell": "b", "finger')
+    with ledger.path.open("ab") as file:
+        file.write('{"cell": "b", "arm": "at τ'.encode()[:-1])
     assert set(ledger.lines()) == {"a"}
     ledger.append({"cell": "c", "fingerprint": "3"})
     assert set(ledger.lines()) == {"a", "c"}
@@ -282,6 +285,47 @@ def test_table_and_csv_say_the_same(finished):
     assert "not finished" not in text
 
 
+def test_a_report_has_the_prices_and_the_factors_that_the_study_has_now(finished):
+    study, workdir = finished
+    dear = PriceList(input=30.0, cached_input=3.0, output=150.0)
+    rows = tuple(dataclasses.replace(row, factors={"size": 7}) for row in study.rows)
+    changed = dataclasses.replace(study, prices=dear, usd_per_hour=1.0, rows=rows)
+    before, after = (
+        {name: line for name, (_, line) in finished_lines(each, workdir).items()}
+        for each in (study, changed)
+    )
+    assert before == Ledger(workdir).lines()
+    for name, line in after.items():
+        for field in ("cost_per_1000_requests", "training_cost"):
+            assert line[field] == pytest.approx(10 * before[name][field])
+        assert line["factors"] == {"size": 7}
+
+
+def test_plots_of_one_caption_are_all_drawn(finished):
+    study, workdir = finished
+    lines = (Lines("stages"), Lines("stages", by="stages"))
+    _, page = write_report(dataclasses.replace(study, lines=lines), workdir, command="")
+    drawn = {path.name for path in page.parent.glob("*-lines-*.png")}
+    assert drawn == {
+        "store-nano-lines-score-stages--.png",
+        "store-nano-lines-score-stages-stages.png",
+    }
+    assert page.read_text().count("<figcaption>score over stages") == len(lines)
+
+
+def test_a_corpus_score_has_no_bounds_of_its_examples_in_the_plot(finished, monkeypatch, tmp_path):
+    study, workdir = finished
+    lines = [line for _, line in finished_lines(study, workdir).values()]
+    means = results_of(study, lines, workdir)
+    corpus = [dataclasses.replace(r, scores={s: v + 9 for s, v in r.scores.items()}) for r in means]
+    drawn = []
+    monkeypatch.setattr(report.plots, "plot_pareto", lambda points, *_: drawn.append(points))
+    for results in (means, corpus):
+        report._pictures(study, results, {}, tmp_path, "it")
+    assert [p.interval for p in drawn[0]] == [r.interval for r in means]
+    assert [p.interval for p in drawn[1]] == [None] * len(corpus)
+
+
 def test_tables_say_what_is_not_finished(tmp_path):
     study = load_study(str(study_file(tmp_path / "file")))
     run_study(study, tmp_path / "runs", only=["*/query-only/*"])
@@ -315,6 +359,16 @@ def test_studies_that_make_no_grid_are_refused(tmp_path):
         ({"reference": "nobody"}, "nobody"),
         ({"tasks": {"t": {"train.stepz": 3}}}, "stepz"),
         ({"tasks": {"t": {"trainer.steps": 3}}}, "trainer.steps"),
+        ({"tasks": {"t": {"train.steps.x": 3}}}, r"config\.train\.steps\.x can't be set to 3"),
+        ({"tasks": {"t": {"train.steps.x.y": 3}}}, r"config\.train\.steps\.x\.y is not a field"),
+        ({"tasks": {"t": {"train.steps": "many"}}}, r"config\.train\.steps can't be set to 'many'"),
+        ({"tasks": {"t": {"seed": 3}}}, "'t' sets config.seed"),
+        ({"models": {"m": {"seed": 3}}}, "'m' sets config.seed"),
+        ({"contrasts": (("direct",),)}, "a contrast is of two arms"),
+        (
+            {"rows": (Row(row.make, measures=(Transfer(), Transfer(shots=1))),)},
+            r"two measures of one name \(transfer, transfer\)",
+        ),
     ):
         with pytest.raises(UserError, match=message):
             cells_of(dataclasses.replace(study, **changes))

@@ -16,6 +16,7 @@ from pintern.evaluation.metrics import score_predictions
 from pintern.evaluation.metrics.programs import program_of
 from pintern.evaluation.sandbox import seccomp
 from pintern.evaluation.sql import Table, execution_match
+from pintern.prompts.task import Example
 from pintern.tasks.mbpp import FORMAT, facts_of, mbpp_examples, mbpp_task
 from pintern.tasks.spider import spider_task
 from pintern.tasks.wikisql import wikisql_task
@@ -82,6 +83,10 @@ def test_mbpp_splits_by_task_id_whatever_the_order(mbpp, tmp_path):
         ([mbpp_record(11), mbpp_record(11)], "row 2: task 11 is there already"),
         ([mbpp_record(11, code=3)], "code is 3; expected str"),
         ([{"task_id": 11}], "field 'text' is missing"),
+        ([mbpp_record(11, code="print 'x'")], "row 1: \"print 'x'\" is no Python 3"),
+        ([mbpp_record(11, test_list=["assert f("])], "'assert f\\(' is no Python 3"),
+        ([mbpp_record(11, test_list=[5])], "row 1: 5 is no Python 3"),
+        ([mbpp_record(11, test_setup_code="a b")], "'a b' is no Python 3"),
     ],
 )
 def test_faulty_mbpp_files_are_refused(mbpp, records, message):
@@ -134,6 +139,15 @@ def test_program_of_leaves_other_text_alone():
 def test_pass_needs_tests():
     with pytest.raises(UserError, match="needs the tests of every example"):
         score_predictions("pass", ["x"], ["y"])
+    whole = {"tests": ["assert add(1) == 2"], "names": ["add"]}
+    for change, message in (
+        ({"names": []}, r"has no facts\.names"),
+        ({"tests": whole["tests"][0]}, r"facts\.tests of example 7 is a text; expected a list"),
+        ({"names": "add"}, r"facts\.names of example 7 is a text.*Write \['add'\]"),
+    ):
+        example = Example("q", "def add(x): return x + 1", id="7", facts=whole | change)
+        with pytest.raises(UserError, match=message):
+            score_predictions("pass", [example.completion], [example])
 
 
 @pytest.mark.slow
@@ -195,6 +209,15 @@ def spider(tmp_path):
     return write
 
 
+def schema(columns, keys=()):
+    return {
+        "db_id": "b",
+        "table_names_original": ["Singer"],
+        "column_names_original": columns,
+        "foreign_keys": keys,
+    }
+
+
 def test_spider_shows_each_questions_schema_in_its_query(spider):
     task = spider_task(spider())
     assert task.train[0].query == (
@@ -233,6 +256,10 @@ def test_spider_is_scored_by_clauses_and_by_execution(spider):
         ({"dev": [{"db_id": "a", "question": "q", "query": "s"}]}, "a.sqlite isn't there"),
         ({"dev": [{"db_id": "b", "query": "s"}]}, "record 1: field 'question' is missing"),
         ({"tables": {}}, "is not a list of objects"),
+        ({"dev": []}, "dev.json holds no records"),
+        ({"tables": [schema([[5, "Id"]])]}, r"tables\.json: 'b' has a column or a foreign key"),
+        ({"tables": [schema(["Id"])]}, "must be integers"),
+        ({"tables": [schema([[0, "Id"]], [[0, 9]])]}, "index out of range"),
     ],
 )
 def test_faulty_spider_folders_are_refused(spider, replaced, message):
@@ -324,6 +351,24 @@ def test_a_wikisql_query_that_does_not_fit_its_table_is_refused(tmp_path):
         wikisql_task(folder)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"types": ["text"]},
+        {"types": ["text", "date", "text"]},
+        {"header": ["Player", 5, "points"]},
+        {"rows": [5]},
+        {"rows": [["Ann", 1]]},
+    ],
+)
+def test_a_wikisql_table_that_is_none_is_refused(tmp_path, change):
+    folder = release(tmp_path)
+    path = tmp_path / "dev.tables.jsonl"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change) + "\n")
+    with pytest.raises(UserError, match=r"dev\.tables\.jsonl, line 1: header, types and rows"):
+        wikisql_task(folder)
+
+
 def collected(sql, split="test", table="2-1", **variables):
     sentence = {
         "original": "Which one?",
@@ -402,6 +447,10 @@ def test_a_table_in_memory_can_be_read_and_nothing_else():
     [
         ("[1", "not JSON"),
         (json.dumps([collected("SELECT x")]), "is no WikiSQL query"),
+        (json.dumps([COLLECTION[2] | {"sql": ["SELECT x", "SELECT y"]}]), "'SELECT y'] is no"),
+        (json.dumps([COLLECTION[2] | {"sentences": ["x"]}]), "'x' is not an object"),
+        (json.dumps([COLLECTION[2] | {"sentences": [{}]}]), "'variables' is missing"),
+        (json.dumps([collected(f"SELECT A_FIELD {FROM} ;", "3")]), "question-split '3' is none"),
         (json.dumps(COLLECTION[:3]), "no readable question of split train"),
     ],
 )

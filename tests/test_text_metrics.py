@@ -76,6 +76,9 @@ def test_what_is_no_bash_has_no_parts(command):
     assert parse_command(command) is None
     assert nlc2cmd_score(command, "ls -l | wc") == -1.0
     assert token_f1(command, "ls -l | wc") == 0.0
+    # As a gold answer (NL2Bash has such ones) it is right all the same.
+    assert nlc2cmd_score(command, command) == 1.0
+    assert token_f1(command, command) == 1.0
 
 
 def test_token_f1_counts_arguments_with_their_utility():
@@ -94,9 +97,8 @@ def test_bash_scores_stay_in_range_and_equal_commands_are_perfect(one, other):
         return
     assert -1 <= nlc2cmd_score(one, other) <= 1
     assert 0 <= token_f1(one, other) <= 1
-    if parse_command(other) is not None:
-        assert nlc2cmd_score(other, other) == 1
-        assert token_f1(other, other) == 1
+    assert nlc2cmd_score(other, other) == 1
+    assert token_f1(other, other) == 1
 
 
 def test_bash_scores_are_on_the_common_scale():
@@ -224,6 +226,21 @@ def test_blec_needs_the_logical_form():
         score_predictions("blec", ["a"], [Example("q", "a", id="e7")])
     found = score_predictions("blec", [" "], [Example("q", "a", facts={"logic": "eq { a ; b }"})])
     assert (found.value, found.reasons) == (0.0, {"empty": 1})
+
+
+@pytest.mark.parametrize(
+    ("metric", "facts"),
+    [
+        ("blec", {"logic": 5}),
+        ("clauses", {"schema": 5}),
+        ("clauses", {"schema": {"tables": {"a": ["x"]}}}),
+        ("clauses", {"schema": {"tables": ["a"], "foreign_keys": []}}),
+    ],
+)
+def test_facts_in_another_form_are_refused(metric, facts):
+    example = Example("q", "SELECT x FROM a", id="e7", facts=facts)
+    with pytest.raises(UserError, match="example e7"):
+        score_predictions(metric, ["SELECT x FROM a"], [example])
 
 
 REFERENCED = [

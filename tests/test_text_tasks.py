@@ -4,6 +4,7 @@ import importlib
 import json
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 from test_sources import prepare_tfds
@@ -160,9 +161,19 @@ def test_of_one_file_a_fifth_is_held_out_by_the_seed(tmp_path):
     task = mtop_task(str(path), 3)
     assert [len(task.train), len(task.test)] == [16, 4]
     assert not {e.query for e in task.train} & {e.query for e in task.test}
-    assert "has only all: a fifth of the distinct queries held out (seed 3)" in task.note
+    assert "has only all: a fifth of the distinct queries of all held out (seed 3)" in task.note
     assert mtop_task(str(path), 3) == task
     assert mtop_task(str(path), 4).test != task.test
+
+
+def test_a_known_split_is_held_out_from_before_an_unknown_one(tmp_path):
+    rows = [{**MTOP, "utterance": f"call {i}"} for i in range(20)]
+    splits = {"extra": rows[:5], "validation": rows}
+    saved = datasets.DatasetDict({k: datasets.Dataset.from_list(v) for k, v in splits.items()})
+    saved.save_to_disk(str(tmp_path / "saved"))
+    task = mtop_task(str(tmp_path / "saved"), 3)
+    assert [len(task.train), len(task.test)] == [16, 4]
+    assert "has only extra, dev: a fifth of the distinct queries of dev held out" in task.note
 
 
 def test_dart_learns_each_text_and_is_judged_by_all(tmp_path):
@@ -178,6 +189,16 @@ def test_dart_learns_each_text_and_is_judged_by_all(tmp_path):
         "bleu", ["Kent has a Bay of 12 km."], task.test, **task.metric_options
     )
     assert second.value == pytest.approx(100)
+
+
+@pytest.mark.parametrize("field", ["annotations", "references"])
+def test_dart_passes_over_an_empty_text_as_the_published_test_split_has_one(tmp_path, field):
+    texts = ["", "Kent has a Bay of 12 km."]
+    said = {"annotations": [{"text": text} for text in texts], "references": texts}
+    row = {"tripleset": DART["tripleset"], field: said[field]}
+    task = dart_task(write(tmp_path, [row], "train", "test"), 0)
+    assert [example.completion for example in task.train] == texts[1:]
+    assert task.test[0].references == tuple(texts[1:])
 
 
 XML = """<?xml version='1.0' encoding='utf-8'?>
@@ -233,6 +254,9 @@ def test_dart_as_json_xml_and_tfds_is_the_same(tmp_path):
         ({"tripleset": ["a | b"]}, "'a | b' is no triple"),
         ({"annotations": []}, "has no text"),
         ({"annotations": [{"source": "s"}]}, "field 'text' is missing"),
+        ({"annotations": ["text"]}, "'text' is not an object"),
+        ({"annotations": "text"}, r"annotations is 'text'; expected list \| dict"),
+        ({"tripleset": [5]}, "5 is no triple"),
     ],
 )
 def test_faulty_dart_rows_are_refused(tmp_path, change, message):
@@ -324,6 +348,7 @@ def test_totto_from_tfds_is_the_same(tmp_path, monkeypatch):
         ({"highlighted_cells": [[0, -1]]}, r"cell \[0, -1\] isn't in the table"),
         ({"sentence_annotations": []}, "has no sentence"),
         ({"highlighted_cells": [[0]]}, r"cell \[0\] isn't in the table"),
+        ({"table_section_title": 5}, "table_section_title is 5; expected str"),
         (
             {"table": [[{"value": "x"}]], "highlighted_cells": [[0, 0]]},
             "field 'column_span' is missing",

@@ -32,7 +32,7 @@ class PriceList:
       input: price of prompt tokens.
       cached_input: price of prompt tokens whose prefix is cached already.
       output: price of generated tokens.
-      unit: of the three.
+      unit: of the three, for captions; costs are computed and shown in this one.
       name: of the list, for captions.
       note: where the prices are from.
     """
@@ -49,6 +49,11 @@ class PriceList:
             price = getattr(self, field)
             if not (math.isfinite(price) and price >= 0):
                 raise UserError(f"Price {field} is {price}; it must be a number from 0 on.")
+        if self.unit != PriceList.unit:
+            raise UserError(
+                f"Prices are in {self.unit!r}; costs are computed in {PriceList.unit}.",
+                "Convert them, and leave the unit out.",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

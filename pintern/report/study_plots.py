@@ -33,12 +33,13 @@ BOX_FROM = 5  # seeds; below that a box would show what isn't known
 
 
 class Point(NamedTuple):
-    """One arm in the Pareto plot: USD per 1,000 requests, score, its bounds, whether it trains."""
+    """One arm in the Pareto plot: USD per 1,000 requests, score, its bounds if there are any,
+    whether it trains."""
 
     name: str
     cost: float
     score: float
-    interval: tuple[float, float]
+    interval: tuple[float, float] | None
     trained: bool
 
 
@@ -61,7 +62,8 @@ def plot_pareto(points: Sequence[Point], metric: str, path: Path | str) -> None:
     best = pareto_front(points)
     for point in points:
         colour, marker = (GREEN, "o") if point.trained else (PURPLE, "s")
-        axes.plot([point.cost] * 2, point.interval, "_-", color=colour, alpha=0.5, markersize=7)
+        if point.interval is not None:
+            axes.plot([point.cost] * 2, point.interval, "_-", color=colour, alpha=0.5, markersize=7)
         axes.plot(
             point.cost, point.score, marker, color=colour, markersize=8, markeredgecolor="white"
         )

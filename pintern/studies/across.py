@@ -106,6 +106,7 @@ def transfers_of(results: Sequence[Result]) -> dict[str, dict[str, dict[str, flo
             panels.setdefault(panel, {})[r.task] = {
                 target: float(np.mean([found["scores"][target] for found in every]))
                 for target in every[0]["scores"]
+                if all(target in found["scores"] for found in every)
             }
     return panels
 
@@ -113,8 +114,13 @@ def transfers_of(results: Sequence[Result]) -> dict[str, dict[str, dict[str, flo
 def _transfers(model: str, tasks: Sequence[str], results: Sequence[Result]) -> list[Part]:
     parts: list[Part] = []
     for panel, matrix in transfers_of(results).items():
-        targets = list(next(iter(matrix.values())))
-        rows = [[s, *(f"{matrix[s][t]:.1f}" for t in targets)] for s in tasks if s in matrix]
+        # A cell that was run before the study had a task has no score on it.
+        targets = list(dict.fromkeys(t for scores in matrix.values() for t in scores))
+        rows = [
+            [s, *(f"{matrix[s][t]:.1f}" if t in matrix[s] else "–" for t in targets)]
+            for s in tasks
+            if s in matrix
+        ]
         foreign = [
             [matrix[s][t] for s in tasks if s in matrix and s != t and t in matrix[s]]
             for t in targets

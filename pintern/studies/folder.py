@@ -13,6 +13,7 @@ from pintern.files import write_atomically
 from pintern.folders import check_folder
 from pintern.locks import owner, try_lock
 from pintern.studies.ledger import Ledger, Line
+from pintern.studies.line import as_declared
 from pintern.studies.study import Cell, Study, cells_of
 from pintern.training.workdir import read_config, read_record
 
@@ -80,10 +81,13 @@ def select(cells: Sequence[Cell], patterns: Sequence[str]) -> list[Cell]:
 
 
 def finished_lines(study: Study, workdir: Path) -> dict[str, tuple[Cell, Line]]:
-    """Finished cells that are as the study has them now; changed ones are left out."""
+    """Finished cells that are as the study has them now; changed ones are left out.
+
+    Their lines have the study's present factors and prices, see `line.as_declared`.
+    """
     lines = Ledger(workdir).lines()
     return {
-        cell.name: (cell, lines[cell.name])
+        cell.name: (cell, as_declared(study, cell, lines[cell.name]))
         for cell in cells_of(study)
         if cell.name in lines and lines[cell.name]["fingerprint"] == cell.fingerprint
     }

@@ -31,7 +31,8 @@ class Ledger:
         """Cell to its line; of two the later. A line that a kill cut short counts as not there."""
         found: dict[str, Line] = {}
         if self.path.exists():
-            for text in self.path.read_text(encoding="utf-8").split("\n"):
+            # A line may be cut in the middle of a character.
+            for text in self.path.read_text(encoding="utf-8", errors="replace").split("\n"):
                 try:
                     line = json.loads(text)
                 except json.JSONDecodeError:

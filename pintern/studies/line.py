@@ -42,13 +42,12 @@ def line_of(
     tokens = TokenCount(found.template, found.examples, found.query, found.output)
     cached = arm.prompt.cached and arm.prompt.keep_rate > 0
     step = arm.config.train.steps if arm.trained else 0
-    return {
+    line = {
         "cell": cell.name,
         "arm": arm.name,
         "task": cell.task,
         "model": cell.model,
         "seed": cell.seed,
-        "factors": dict(cell.factors),
         "fingerprint": cell.fingerprint,
         "trained": arm.what_is_trained,
         "steps": step,
@@ -72,10 +71,7 @@ def line_of(
             "prompt": tokens.prompt,
         },
         "cached_prefix": cached,
-        "cost_per_1000_requests": 1000
-        * cost_per_request(tokens, study.prices, cached_prefix=cached),
         "training_seconds": measured.training_seconds,
-        "training_cost": machine_cost(measured.training_seconds, study.usd_per_hour),
         "measures": measures,
         "measured_by": [repr(measure) for measure in cell.measures],
         "note": measured.parts.prompts.task.note,
@@ -83,6 +79,23 @@ def line_of(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "backend": jax.default_backend(),
         "versions": versions(),
+    }
+    return as_declared(study, cell, line)
+
+
+def as_declared(study: Study, cell: Cell, line: Line) -> Line:
+    """A line with the factors and the costs that the study has now.
+
+    They follow from the study file and from what was counted: a change of theirs runs nothing anew,
+    so that a line may have been written under others.
+    """
+    parts = ("template", "examples", "query", "output")
+    tokens = TokenCount(**{part: line["tokens"][part] for part in parts})
+    cost = cost_per_request(tokens, study.prices, cached_prefix=line["cached_prefix"])
+    return line | {
+        "factors": dict(cell.factors),
+        "cost_per_1000_requests": 1000 * cost,
+        "training_cost": machine_cost(line["training_seconds"], study.usd_per_hour),
     }
 
 

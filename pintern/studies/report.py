@@ -119,11 +119,17 @@ def _pictures(
     metric = group[0].first["metric"]
 
     def add(kind: str, caption: str) -> Path:
-        return found.setdefault(caption, report / f"{stem}-{kind}.png")
+        path = report / f"{stem}-{kind}.png"
+        found[f"{caption} ({kind})" if caption in found else caption] = path
+        return path
 
     points = [
         plots.Point(
-            r.arm, r.mean("cost_per_1000_requests"), r.score, r.interval, bool(r.first["steps"])
+            r.arm,
+            r.mean("cost_per_1000_requests"),
+            r.score,
+            None if r.is_corpus else r.interval,
+            bool(r.first["steps"]),
         )
         for r in group
     ]

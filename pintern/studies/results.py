@@ -60,6 +60,12 @@ class Result:
         return float(np.mean(list(self.scores.values())))
 
     @property
+    def is_corpus(self) -> bool:
+        """Whether the score is the corpus's (BLEU) and not the mean of its examples', as which
+        `interval` and `difference` are told."""
+        return abs(self.examples - self.score) > 0.05
+
+    @property
     def first(self) -> Line:
         """The line of the first seed."""
         return next(iter(self.lines.values()))
@@ -71,14 +77,18 @@ class Result:
         return float(np.mean(known)) if known and len(known) == len(values) else None
 
 
-def dig(line: Mapping[str, Any], path: str) -> Any:
-    """A value by its dotted name, or None."""
-    value: Any = line
-    for name in path.split("."):
-        if not isinstance(value, Mapping) or name not in value:
-            return None
-        value = value[name]
-    return value
+def dig(line: Any, path: str) -> Any:
+    """A value by its dotted name, or None; a part may hold dots itself (a slice `v1.0`)."""
+    if not isinstance(line, Mapping):
+        return None
+    if path in line:
+        return line[path]
+    names = path.split(".")
+    for count in range(1, len(names)):
+        first = ".".join(names[:count])
+        if first in line:
+            return dig(line[first], ".".join(names[count:]))
+    return None
 
 
 def results_of(study: Study, lines: Sequence[Line], workdir: Path) -> list[Result]:

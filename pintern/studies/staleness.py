@@ -89,15 +89,17 @@ class Staleness:
         affected, other = self._write(parts, folder)
         config = self._config(parts, folder)
         edited = with_task(parts, _task_fields(config))
+        # Files have no settings of a metric; both are to be judged alike.
+        edited = _with(edited, metric_options=parts.prompts.task.metric_options)
         self._export(done, folder / "adapter")
         prompt = done.cell.arm.prompt
         old = [example for example in parts.prompts.task.test if self._changed(example)[1]]
-        before = _score(_with_test(parts, old), done.measured.adapter, prompt)
+        before = _score(_with(parts, test=tuple(old)), done.measured.adapter, prompt)
 
         def scores(adapter: Adapter | None, behind: InferencePrompt) -> dict[str, float]:
             return {
-                "affected": _score(_with_test(edited, affected), adapter, behind),
-                "other": _score(_with_test(edited, other), adapter, behind),
+                "affected": _score(_with(edited, test=tuple(affected)), adapter, behind),
+                "other": _score(_with(edited, test=tuple(other)), adapter, behind),
             }
 
         stale = scores(done.measured.adapter, prompt)
@@ -120,10 +122,12 @@ class Staleness:
 
     def _changed(self, example: Example) -> tuple[Example, bool]:
         """An example with its answer by the edited prompt, and whether that is another one."""
-        answer = example.completion
+        answer, *references = example.completion, *example.references
         for edit in self.edits:
             answer = answer.replace(edit.answer, edit.new_answer)
-        return dataclasses.replace(example, completion=answer), answer != example.completion
+            references = [text.replace(edit.answer, edit.new_answer) for text in references]
+        changed = dataclasses.replace(example, completion=answer, references=tuple(references))
+        return changed, answer != example.completion
 
     def _write(self, parts: Parts, folder: Path) -> tuple[list[Example], list[Example]]:
         """Writes the edited task's files; its affected test examples, and some of the others."""
@@ -142,6 +146,11 @@ class Staleness:
             raise UserError(
                 f"Of {len(changed)} test answers the edits change {len(affected)}.",
                 "Choose edits that some queries need and others don't.",
+            )
+        if not task.unlabelled:
+            raise UserError(
+                f"Staleness asks queries of a log anew; task {task.name} has none.",
+                "Give config.task.unlabelled, or leave the measure out.",
             )
         words = {word for edit in self.edits for word in edit.words}
         about = [query for query in task.unlabelled if words & set(query.split())]
@@ -193,6 +202,7 @@ class Staleness:
             "distill.shots": self.shots,
             "distill.unlabelled": log,
             "checkpoint.every": self.every,
+            "checkpoint.minutes": 0.0,
             "checkpoint.keep": -(-self.steps // self.every) + 1,
         }
         if not config.task.chat:
@@ -226,8 +236,9 @@ def _task_fields(config: ConfigDict) -> dict[str, Any]:
     return {f"task.{field}": value for field, value in config.task.items()}
 
 
-def _with_test(parts: Parts, test: Sequence[Example]) -> Parts:
-    task = dataclasses.replace(parts.prompts.task, test=tuple(test))
+def _with(parts: Parts, **changes: Any) -> Parts:
+    """The same with fields of the task changed."""
+    task = dataclasses.replace(parts.prompts.task, **changes)
     return dataclasses.replace(parts, prompts=dataclasses.replace(parts.prompts, task=task))
 
 

@@ -224,12 +224,21 @@ def cells_of(study: Study) -> list[Cell]:
     early has whole replicas.
 
     Raises:
-      UserError: an unknown config field or bad value, two rows of one name, an arm that is named by
-        the study and isn't there, an empty grid.
+      UserError: an unknown config field or bad value, a seed among the overrides, two rows or
+        measures of one name, an arm that is named by the study and isn't there, an empty grid.
     """
     for what in ("rows", "tasks", "models", "seeds"):
         if not getattr(study, what):
             raise UserError(f"Study {study.name!r} has no {what}.", "A grid needs at least one.")
+    for pair in study.contrasts:
+        if len(pair) != 2:
+            raise UserError(f"Study {study.name!r} contrasts {pair!r}; a contrast is of two arms.")
+    for name, overrides in (*study.tasks.items(), *study.models.items()):
+        if "seed" in overrides:
+            raise UserError(
+                f"Study {study.name!r}: {name!r} sets config.seed, so that no seed would differ.",
+                "Leave it out; the study's own `seeds` are the seeds.",
+            )
     cells = [
         _cell(study, row, task, model, seed)
         for seed in study.seeds
@@ -264,6 +273,12 @@ def _cell(study: Study, row: Row, task: str, model: str, seed: int) -> Cell:
         lay_over(config, overrides)
     validate(config)
     measures = (*(study.measures if arm.trained else ()), *row.measures)
+    names = [measure.name for measure in measures]
+    if len(set(names)) < len(names):
+        raise UserError(
+            f"Arm {arm.name!r} has two measures of one name ({', '.join(names)}).",
+            "Give one another, e.g. Transfer(shots=0, name='transfer_0').",
+        )
     arm = dataclasses.replace(arm, config=config)
     return Cell(task, model, seed, arm, dict(row.factors), measures)
 
@@ -274,7 +289,10 @@ def lay_over(config: Any, overrides: Overrides) -> None:
         *groups, field = path.split(".")
         group = config
         for name in groups:
-            if name not in group:
+            if not hasattr(group, "keys") or name not in group:
                 raise UserError(f"config.{path} is not a field.")
             group = group[name]
-        group[field] = value
+        try:
+            group[field] = value
+        except TypeError as error:  # of another type, or below what is no group
+            raise UserError(f"config.{path} can't be set to {value!r}: {error}.") from error

@@ -85,7 +85,7 @@ def _columns(study: Study, group: Sequence[Result]) -> list[Column]:
         ("seeds", lambda r: str(len(r.lines))),
         ("score", lambda r: f"{r.score:.1f}" + "*" * (r.score == best)),
     ]
-    if any(abs(r.examples - r.score) > 0.05 for r in group):  # a corpus metric
+    if any(r.is_corpus for r in group):
         columns.append(("mean of examples", lambda r: f"{r.examples:.1f}"))
     columns += [
         ("95 %", lambda r: "{:.1f}–{:.1f}".format(*r.interval)),
@@ -131,7 +131,7 @@ def legend(study: Study, results: Sequence[Result]) -> str:
         f"Cost at {prices.input:.2f} (input), {prices.cached_input:.2f} (cached) and "
         f"{prices.output:.2f} (output) {prices.unit}: {prices.note}.",
     ]
-    if any(abs(r.examples - r.score) > 0.05 for r in results):
+    if any(r.is_corpus for r in results):
         parts.append("The score is a corpus score; interval and tests are over the examples' own.")
     if study.reference:
         parts.append(

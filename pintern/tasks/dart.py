@@ -102,7 +102,11 @@ def _triples(row: Row, where: str) -> list[tuple[str, str, str]]:
     for triple in take(row, "tripleset", list, where):
         # gem/dart and the XML have a text, the JSON a list of three.
         parts = triple.split(" | ") if isinstance(triple, str) else triple
-        if len(parts) != 3 or not all(isinstance(part, str) for part in parts):
+        if (
+            not isinstance(parts, list)
+            or len(parts) != 3
+            or not all(isinstance(part, str) for part in parts)
+        ):
             raise UserError(
                 f"{where}: {triple!r} is no triple.", "Expected subject, relation and object."
             )
@@ -115,10 +119,19 @@ def _triples(row: Row, where: str) -> list[tuple[str, str, str]]:
 def _texts(row: Row, where: str) -> list[str]:
     if "annotations" in row:
         annotations = objects(take(row, "annotations", list | dict, where))
-        texts = [take(annotation, "text", str, where) for annotation in annotations]
-    else:  # gem/dart: one target in train, several references elsewhere
-        texts = row.get("references") or [take(row, "target", str, where)]
+        texts = [_text(annotation, where) for annotation in annotations]
+    elif row.get("references"):  # gem/dart: several references, and in train one target
+        texts = [_text({"text": text}, where) for text in take(row, "references", list, where)]
+    else:
+        texts = [take(row, "target", str, where)]
     texts = [" ".join(text.split()) for text in texts]
     if not any(texts):
         raise UserError(f"{where} has no text.", "Each row needs an annotation or a target.")
     return [text for text in dict.fromkeys(texts) if text]
+
+
+def _text(annotation: Row, where: str) -> str:
+    """What an annotation says, which may be nothing: the published test split has such a one."""
+    if isinstance(annotation, dict) and annotation.get("text") == "":
+        return ""
+    return take(annotation, "text", str, where)

@@ -6,7 +6,7 @@ Both are imported late. Whatever they raise becomes one UserError with the first
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def open_tfds(folder: Path) -> dict[str, Reader]:
 
         return read
 
-    return {SPLIT_NAMES.get(split, split): reader(split) for split in sources}
+    return {name: reader(split) for name, split in _named(sources, str(folder)).items()}
 
 
 def _plain(value: Any) -> Any:
@@ -153,7 +153,21 @@ def _splits_of(found: Mapping[str, Any], where: str) -> dict[str, Reader]:
 
         return read
 
-    return {SPLIT_NAMES.get(split, split): reader(split) for split in found}
+    return {name: reader(split) for name, split in _named(found, where).items()}
+
+
+def _named(splits: Iterable[str], where: str) -> dict[str, str]:
+    """pintern's name of each split to the source's own."""
+    named: dict[str, str] = {}
+    for split in splits:
+        name = SPLIT_NAMES.get(split, split)
+        if name in named:
+            raise UserError(
+                f"{where} has two splits that mean {name}: {named[name]} and {split}.",
+                "Give a folder with one file for each split.",
+            )
+        named[name] = split
+    return named
 
 
 def first_line(error: BaseException) -> str:

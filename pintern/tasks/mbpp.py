@@ -105,6 +105,19 @@ def _parse(source: str) -> ast.Module:
         return ast.parse(source)
 
 
+def _check_sources(record: Row, place: str) -> None:
+    """Refuses a record whose program, tests or setup this Python can't read."""
+    setup = record.get("test_setup_code") or ""
+    for source in (record["code"], *record["test_list"], setup):
+        try:
+            _parse(source)
+        except (SyntaxError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{place}: {source!r:.60} is no Python 3: {error}.",
+                "code, each of test_list, and test_setup_code must be.",
+            ) from error
+
+
 def _example(record: Row, split: str) -> Example:
     tests = "\n".join(record["test_list"])
     return Example(
@@ -129,6 +142,7 @@ def _read(where: str) -> dict[int, Row]:
             place = f"{where}, {split} row {number}"
             for field, kind in _FIELDS.items():
                 take(row, field, kind, place)
+            _check_sources(row, place)
             if row["task_id"] in records:
                 raise UserError(f"{place}: task {row['task_id']} is there already.")
             records[row["task_id"]] = row

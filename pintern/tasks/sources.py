@@ -93,8 +93,10 @@ def take(row: Row, name: str, kind: type, where: str) -> Any:
       where: file or split and number, for messages.
 
     Raises:
-      UserError: missing, of another kind, or empty text.
+      UserError: missing, of another kind, or empty text; a row that is no object.
     """
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: {row!r:.60} is not an object with a field {name!r}.")
     if name not in row or row[name] is None:
         raise UserError(
             f"{where}: field {name!r} is missing.", f"There are: {', '.join(map(str, row))}."
@@ -103,7 +105,8 @@ def take(row: Row, name: str, kind: type, where: str) -> Any:
     if not isinstance(value, kind):
         shown = repr(value)
         shown = shown if len(shown) < 60 else shown[:59] + "…"
-        raise UserError(f"{where}: {name} is {shown}; expected {kind.__name__}.")
+        # A union of kinds has no name of its own.
+        raise UserError(f"{where}: {name} is {shown}; expected {getattr(kind, '__name__', kind)}.")
     if kind is str and not value.strip():
         raise UserError(f"{where}: {name} is empty.")
     return value
@@ -137,6 +140,8 @@ def read_json(path: Path) -> list[Row]:
         ) from error
     except RecursionError:
         raise UserError(f"{path}: brackets are nested too deep to be read.") from None
+    except ValueError as error:  # of a number with thousands of digits
+        raise UserError(f"{path}: not read ({error}).") from error
     if not isinstance(rows, list):
         raise UserError(f"{path} is not a list of objects.", "Expected [{...}, {...}].")
     check_characters(rows, text, path)
@@ -157,14 +162,24 @@ def _read_table(path: Path, delimiter: str) -> list[Row]:
     # `newline=""`: characters inside a field that Python takes for line ends are none.
     lines = csv.DictReader(io.StringIO(read_text(path), newline=""), delimiter=delimiter)
     rows = []
-    for row in lines:
-        if None in row or None in row.values():
-            raise UserError(
-                f"{path}, line {lines.line_num}: it has another number of columns than the "
-                f"{len(lines.fieldnames or ())} that the first line names.",
-                "Quote fields that hold the delimiter.",
-            )
-        rows.append(dict(row))
+    try:
+        for row in lines:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path}, line {lines.line_num}: it has another number of columns than the "
+                    f"{len(lines.fieldnames or ())} that the first line names.",
+                    "Quote fields that hold the delimiter.",
+                )
+            rows.append(dict(row))
+    except csv.Error as error:  # of a field that goes on and on
+        raise UserError(
+            f"{path}, line {lines.line_num}: not read ({error}).",
+            "Is a quote left open? Fields as long as that can be read from JSONL.",
+        ) from error
+    names = [name for name in lines.fieldnames or () if name]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UserError(f"{path} names two columns {twice!r}.", "Give each a name of its own.")
     return rows
 
 

@@ -35,7 +35,7 @@ def spider_task(folder: str) -> Task:
         )
     root = Path(folder)
     schemas = {
-        record["db_id"]: _schema(record)
+        record["db_id"]: _schema(record, root / "tables.json")
         for record in _read(
             root / "tables.json", db_id=str, table_names_original=list, column_names_original=list
         )
@@ -102,15 +102,23 @@ def schema_text(name: str, schema: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _schema(record: Mapping[str, Any]) -> dict[str, Any]:
+def _schema(record: Mapping[str, Any], where: Path) -> dict[str, Any]:
     names, columns = record["table_names_original"], record["column_names_original"]
-    full = [f"{names[table]}.{column}" for table, column in columns]
+    try:
+        full = [f"{names[table]}.{column}" for table, column in columns]
+        keys = tuple((full[a], full[b]) for a, b in record.get("foreign_keys", ()))
+    except (IndexError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: {record['db_id']!r} has a column or a foreign key that fits no table "
+            f"({error}).",
+            "A column is [number of its table, name], a foreign key two numbers of columns.",
+        ) from error
     return {
         "tables": {
             name: tuple(column for owner, column in columns if owner == table)
             for table, name in enumerate(names)
         },
-        "foreign_keys": tuple((full[a], full[b]) for a, b in record.get("foreign_keys", ())),
+        "foreign_keys": keys,
     }
 
 
@@ -120,6 +128,8 @@ def _one_line(text: str) -> str:
 
 def _read(path: Path, **fields: type) -> Sequence[Row]:
     records = read_json(path)
+    if not records:
+        raise UserError(f"{path} holds no records.", "Get the file again.")
     for number, record in enumerate(records, start=1):
         for field, kind in fields.items():
             take(record, field, kind, f"{path}, record {number}")

@@ -28,7 +28,7 @@ def load_splits(
 
     The split is the papers' if the source has it. Otherwise: what takes the place of `train` is the
     papers' test split, judged on the other one; what takes the place of a missing test split is
-    `dev` or `test`, whichever there is; and of a source with one split a fifth of the distinct
+    `dev` or `test`, whichever there is; and of a source with one such split a fifth of the distinct
     queries is held out by the seed. The note says which.
 
     Args:
@@ -56,9 +56,10 @@ def load_splits(
         # Of the two the larger is as a rule the papers' test split; dev was never trained on.
         learned, judged = "test", "dev"
     else:
-        learned, judged = next(iter(found)), None
+        learned = next((split for split in (test, other) if split in found), next(iter(found)))
+        judged = None
     if judged is None:
-        train, tests, rows, whose = _hold_out(where, seed, learned, found[learned], learn, judge)
+        train, tests, rows, whose = _hold_out(where, seed, learned, found, learn, judge)
     else:
         train, learned_rows = _examples(found[learned], where, learned, learn)
         tests, judged_rows = _examples(found[judged], where, judged, judge)
@@ -87,18 +88,18 @@ def _hold_out(
     where: str,
     seed: int,
     split: str,
-    read: Reader,
+    found: Mapping[str, Reader],
     learn: Callable[[Row, str], Sequence[Example]],
     judge: Callable[[Row, str], Sequence[Example]],
 ) -> tuple[tuple[Example, ...], tuple[Example, ...], dict[str, int], str]:
-    examples, rows = _examples(read, where, split, learn)
+    examples, rows = _examples(found[split], where, split, learn)
     train, held = split_examples(examples, HELD_OUT, seed, where)
     queries = {example.query for example in held}
-    judged, _ = _examples(read, where, split, judge)
+    judged, _ = _examples(found[split], where, split, judge)
     tests = tuple(example for example in judged if example.query in queries)
     whose = (
-        f"a substitute split, because {where} has only {split}: a fifth of the distinct queries "
-        f"held out (seed {seed})"
+        f"a substitute split, because {where} has only {', '.join(found)}: a fifth of the distinct "
+        f"queries of {split} held out (seed {seed})"
     )
     return train, tests, {split: rows}, whose
 

@@ -59,7 +59,7 @@ def linearise(row: Row, where: str) -> str:
     table = [objects(cells) for cells in objects(take(row, "table", list | dict, where))]
     parts = [_tagged("page_title", take(row, "table_page_title", str, where))]
     if row.get("table_section_title"):
-        parts.append(_tagged("section_title", row["table_section_title"]))
+        parts.append(_tagged("section_title", take(row, "table_section_title", str, where)))
     cells = []
     for place in take(row, "highlighted_cells", list, where):
         match place:

@@ -110,8 +110,15 @@ def _read_release(folder: Path) -> tuple[dict[str, list[Question]], dict[str, Ta
         for number, row in enumerate(read_jsonl(folder / f"{split}.tables.jsonl"), start=1):
             place = f"{folder / split}.tables.jsonl, line {number}"
             fields = {name: take(row, name, list, place) for name in ("header", "types", "rows")}
-            columns = zip(_distinct(fields["header"]), fields["types"], strict=True)
-            tables[take(row, "id", str, place)] = table_of(list(columns), fields["rows"])
+            try:
+                columns = list(zip(_distinct(fields["header"]), fields["types"], strict=True))
+                made = table_of(columns, fields["rows"])
+            except (AttributeError, KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{place}: header, types and rows are no table ({error!r}).",
+                    "Each column needs a name and a type, text or real; each row a list of cells.",
+                ) from error
+            tables[take(row, "id", str, place)] = made
         questions[split] = []
         for number, row in enumerate(read_jsonl(folder / f"{split}.jsonl"), start=1):
             place = f"{folder / split}.jsonl, line {number}"
@@ -175,20 +182,26 @@ def _read_collection(path: Path) -> tuple[dict[str, list[Question]], dict[str, T
 
 def _questions(record: Row, where: str) -> Iterator[tuple[str, Question | None]]:
     """The sentences of a record, each with its split; None where a value isn't given."""
-    [sql] = take(record, "sql", list, where)
-    match = _QUERY.fullmatch(sql)
+    queries = take(record, "sql", list, where)
+    match = _QUERY.fullmatch(str(queries[0])) if len(queries) == 1 else None
     if match is None:
-        raise UserError(f"{where}: {sql!r} is no WikiSQL query.", "Get the file again.")
+        raise UserError(
+            f"{where}: {queries!r:.200} is no WikiSQL query.",
+            "Give text2sql-data's wikisql.json; its other sets have another form.",
+        )
     aggregate, select, where_clause = match.groups()
     parts = [_CONDITION.fullmatch(p) for p in _AND.split(where_clause)] if where_clause else []
     for sentence in take(record, "sentences", list, where):
-        values = sentence["variables"]
+        values = take(sentence, "variables", dict, where)
+        split = take(sentence, "question-split", str, where)
+        if split not in SPLITS:
+            raise UserError(f"{where}: question-split {split!r} is none of {', '.join(SPLITS)}.")
         known = all(part is not None and part.group(3) in values for part in parts)
         yield (
-            sentence["question-split"],
+            split,
             Question(
-                sentence["original"].strip(),
-                sentence["table-id"],
+                take(sentence, "original", str, where).strip(),
+                take(sentence, "table-id", str, where),
                 aggregate or "",
                 _readable(select),
                 tuple(

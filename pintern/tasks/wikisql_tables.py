@@ -53,13 +53,17 @@ class Question:
 def table_of(columns: Sequence[tuple[str, str]], rows: Iterable[Sequence[object]]) -> Table:
     """A table, from names and kinds (`real` or `text`) of its columns, and its rows.
 
-    Text compares without regard to case, as in WikiSQL's own script.
+    Text compares without regard to the case of ASCII letters; WikiSQL's own script knows the case
+    of others as well.
+
+    Raises:
+      ValueError: a row of another length than the columns.
     """
     kinds = [kind for _, kind in columns]
     return Table(
         NAME,
         tuple((name, _DECLARED[kind]) for name, kind in columns),
-        tuple(tuple(map(_cell, kinds, row)) for row in rows),
+        tuple(tuple(_cell(*pair) for pair in zip(kinds, row, strict=True)) for row in rows),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
@@ -105,6 +106,7 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
     curriculum = parts.prompts.curriculum
 
     # ── data, and the teacher; one that is the student itself comes after the first stage ──
+    began = time.perf_counter()
     awaited = config.distill.weight > 0 and config.distill.teacher == "first_stage"
     teacher = base_teacher(parts) if config.distill.weight > 0 and not awaited else None
     data = load_data(parts, workdir, teacher)
@@ -148,7 +150,7 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
 
     # ── the loop ──
     rates = learning_rate(config.train)
-    recorder = Recorder(workdir, first_step=step)
+    recorder = Recorder(workdir, first_step=step, since=began)
     pending: list[dict[str, Any]] = []
     prepared: int | None = None
     with (

@@ -11,6 +11,7 @@ dropout, which is drawn by place, falls otherwise than in a run alone.
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -100,7 +101,15 @@ def train_population(configs: Sequence[ConfigDict], workdirs: Sequence[Path]) ->
 class _Member:
     """One member's files: what is written of it, and whether it still goes on."""
 
-    def __init__(self, parts: Parts, workdir: Path, data: TrainingData, step: int, sharing: int):
+    def __init__(
+        self,
+        parts: Parts,
+        workdir: Path,
+        data: TrainingData,
+        step: int,
+        since: float,
+        sharing: int,
+    ):
         self.parts, self.workdir, self.data = parts, workdir, data
         self.rates = learning_rate(parts.config.train)
         self.key = jax.random.key(parts.config.seed)
@@ -108,7 +117,7 @@ class _Member:
         if self.goes_on:  # a diverged one's files are as they shall be
             keep = max(parts.config.checkpoint.keep, 2)
             self.checkpoints = Checkpoints(workdir / "checkpoints", keep=keep)
-            self.recorder = Recorder(workdir, first_step=step, sharing=sharing)
+            self.recorder = Recorder(workdir, first_step=step, since=since, sharing=sharing)
 
     def write(self, row: dict[str, Any]) -> None:
         """A step's metrics; the first that aren't finite end the member."""
@@ -143,6 +152,7 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     curriculum = parts[0].prompts.curriculum
 
     # ── the teacher: the base is everyone's, a first stage each member's own ──
+    began = time.perf_counter()
     awaited = config.distill.weight > 0 and config.distill.teacher == "first_stage"
     teacher = base_teacher(parts[0]) if config.distill.weight > 0 and not awaited else None
     datas = [load_data(p, path, teacher) for p, path in zip(parts, workdirs, strict=True)]
@@ -151,7 +161,7 @@ def _train(configs: Sequence[ConfigDict], workdirs: Sequence[Path], resumed: lis
     claim_group(configs, workdirs)
     step = common_step(workdirs)
     members = [
-        _Member(p, path, data, step, len(parts))
+        _Member(p, path, data, step, began, len(parts))
         for p, path, data in zip(parts, workdirs, datas, strict=True)
     ]
     mesh = mesh_of(parts[0].checkpoint.decoder.embedding[...])

@@ -27,11 +27,12 @@ class Recorder:
     Args:
       workdir: the run's folder.
       first_step: step at which this process starts; later lines of an earlier one are cut.
+      since: of `time.perf_counter`, when its work began: a teacher may have answered before.
       sharing: runs that train together; each is charged with its share of the time.
     """
 
-    def __init__(self, workdir: Path, *, first_step: int, sharing: int = 1):
-        self._since, self._sharing = time.perf_counter(), sharing
+    def __init__(self, workdir: Path, *, first_step: int, since: float, sharing: int = 1):
+        self._since, self._sharing = since, sharing
         self._tokens, self._steps, self._last = 0, 0, {}
         self._levels: dict[str, float] = {}
         self.last_loss: float | None = None

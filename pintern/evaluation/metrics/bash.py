@@ -167,8 +167,11 @@ def nlc2cmd_score(predicted: str, gold: str) -> float:
 
     The n-th utilities are compared: a wrong one is −1, a right one from 0 to 1 by its flags, by
     (1 + (2·|both| − |either|) / max(|predicted|, |gold|)) / 2 over the sets of flags. The score is
-    the mean over the longer of the two. Arguments don't count. What is no Bash has no utilities.
+    the mean over the longer of the two. Arguments don't count. What is no Bash has no utilities,
+    but for the gold command itself, which is right even then.
     """
+    if predicted.strip() == gold.strip():
+        return 1.0
     ours, theirs = parse_command(predicted) or [], _gold(gold)
     total = 0.0
     for place in range(max(len(ours), len(theirs))):
@@ -180,16 +183,16 @@ def nlc2cmd_score(predicted: str, gold: str) -> float:
         if one or other:
             flags = (2 * len(one & other) - len(one | other)) / max(len(one), len(other))
         total += (1 + flags) / 2
-    if not (ours or theirs):
-        return 1.0 if predicted.split() == gold.split() else -1.0
-    return total / max(len(ours), len(theirs))
+    return total / max(len(ours), len(theirs)) if ours or theirs else -1.0
 
 
 def token_f1(predicted: str, gold: str) -> float:
     """F1, 0 to 1, of the multisets of parts; a flag or argument counts with its utility."""
+    if predicted.strip() == gold.strip():
+        return 1.0
     ours, theirs = _parts(parse_command(predicted) or []), _parts(_gold(gold))
     if not (ours or theirs):
-        return float(predicted.split() == gold.split())
+        return 0.0
     return 2 * (ours & theirs).total() / (ours.total() + theirs.total())
 
 

@@ -111,7 +111,7 @@ def grade_blec(
     """Share of sentences without an error; an example's facts hold its `logic`."""
     outcomes = []
     for prediction, example in zip(predictions, examples, strict=True):
-        if "logic" not in example.facts:
+        if not isinstance(example.facts.get("logic"), str):
             raise UserError(
                 f"Metric 'blec' needs the logical form of example {example.id or '(no id)'}.",
                 "Give it as facts: {'logic': '...'}, or use another metric.",

@@ -31,12 +31,22 @@ def grade_clauses(
                 "Use a task of kind 'spider', or give each example facts.schema.",
             )
         if id(given) not in schemas:
-            schemas[id(given)] = Schema(
-                tuple((name, tuple(columns)) for name, columns in given["tables"].items()),
-                tuple((a, b) for a, b in given["foreign_keys"]),
-            )
+            schemas[id(given)] = _schema(given, example)
         outcomes.append(clauses_match(schemas[id(given)], prediction, example.completion))
     signature = (
         f"exact-set-match|values:off|distinct:off|foreign-keys:on|sqlglot:{sqlglot.__version__}"
     )
     return grade_outcomes("clauses", outcomes, signature)
+
+
+def _schema(given: Any, example: Example) -> Schema:
+    try:
+        return Schema(
+            tuple((name, tuple(columns)) for name, columns in given["tables"].items()),
+            tuple((a, b) for a, b in given["foreign_keys"]),
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"facts.schema of example {example.id or '(no id)'} is {given!r:.60}.",
+            'Expected {"tables": {table: [column, …]}, "foreign_keys": [[column, column], …]}.',
+        ) from error

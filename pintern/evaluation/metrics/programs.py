@@ -25,7 +25,7 @@ def grade_pass(
 
     Raises:
       UserError: the kernel can't confine them, and `unconfined` isn't given; or an example has no
-        tests.
+        tests, or doesn't say which names they use.
     """
     end, unconfined = options.get("end", ""), bool(options.get("unconfined", False))
     problems = [_problem(example) for example in examples]
@@ -51,14 +51,21 @@ def program_of(answer: str, end: str = "") -> str:
 
 def _problem(example: Example) -> Problem:
     facts = example.facts
-    if not facts.get("tests"):
-        raise UserError(
-            f"Metric 'pass' needs the tests of every example; {example.id or 'one'} has none.",
-            "Use a task of kind 'mbpp', or give each example facts.tests and facts.names.",
-        )
+    for field in ("tests", "names"):
+        if not facts.get(field):
+            raise UserError(
+                f"Metric 'pass' needs the tests of every example, and the names of the program's "
+                f"that they use; {example.id or 'one'} has no facts.{field}.",
+                "Use a task of kind 'mbpp', or give each example facts.tests and facts.names.",
+            )
+        if isinstance(facts[field], str):
+            raise UserError(
+                f"facts.{field} of example {example.id or '(no id)'} is a text; expected a list.",
+                f"Write {[facts[field]]!r:.80}.",
+            )
     return Problem(
         tests=tuple(facts["tests"]),
-        names=tuple(facts.get("names", ())),
+        names=tuple(facts["names"]),
         imports=facts.get("imports", ""),
         setup=facts.get("setup", ""),
     )

@@ -274,8 +274,11 @@ def _ended(process: subprocess.Popen) -> Iterator[None]:
 
 def _wait(judge: subprocess.Popen, folder: str, deadline: float, limits: Limits) -> Verdict | None:
     """None once the judge has spoken or ended; else the limit that was met."""
+    # Not `select`, which fails where the 1,024 descriptors below it are taken.
+    ready = select.poll()
+    ready.register(judge.stdout, select.POLLIN)
     while time.monotonic() < deadline:
-        if select.select([judge.stdout], [], [], _TICK)[0]:
+        if ready.poll(1000 * _TICK):
             return None
         files, size = 0, 0
         with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
