@@ -91,6 +91,7 @@ def page(tmp_path_factory):
         warnings=["2 of 9 cells are not finished."],
         parts=[part],
         legend="\\* best score.",
+        across={"All tasks": (["arm", "mean"], [["ours", "1.0"]], "Over seeds.")},
         papers={"a paper": (["as published", "MBPP"], [["ours", "78.1"]], "Another setting.")},
         notes=["Reduced."],
         pictures={"transfer": paths["transfer"]},

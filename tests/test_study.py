@@ -285,6 +285,14 @@ def test_table_and_csv_say_the_same(finished):
     assert "not finished" not in text
 
 
+def test_the_page_has_the_contrasts_too(finished):
+    study, workdir = finished
+    asked = dataclasses.replace(study, contrasts=(("ours", "direct"),))
+    text, page = write_report(asked, workdir, command="")
+    for told in ("Contrasts, nano", "ours − direct"):
+        assert told in text and told in page.read_text()
+
+
 def test_a_report_has_the_prices_and_the_factors_that_the_study_has_now(finished):
     study, workdir = finished
     dear = PriceList(input=30.0, cached_input=3.0, output=150.0)

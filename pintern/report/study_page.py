@@ -9,6 +9,8 @@ from pathlib import Path
 from pintern.report import pieces
 
 BEST = "*"
+Table = tuple[Sequence[str], Sequence[Sequence[str]], str]
+"""Headings, rows, and a note below them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +44,8 @@ def write_study_page(
     warnings: Sequence[str],
     parts: Sequence[Part],
     legend: str,
-    papers: Mapping[str, tuple[Sequence[str], Sequence[Sequence[str]], str]],
+    across: Mapping[str, Table],
+    papers: Mapping[str, Table],
     notes: Sequence[str],
     pictures: Mapping[str, Path],
     config: Mapping,
@@ -59,7 +62,8 @@ def write_study_page(
       warnings: what isn't finished or was left out.
       parts: one for each task and model.
       legend: what the tables' columns mean.
-      papers: source to headings, rows and a note.
+      across: what the parts say together: title to table.
+      papers: source to published figures.
       notes: below the tables.
       pictures: caption to PNG, of the study as a whole.
       config: of the first arm.
@@ -80,9 +84,10 @@ def write_study_page(
         sections.append(pieces.section(part.title, content))
     if parts:
         sections.append(pieces.paragraph(legend.replace("\\*", "*")))
-    for source, (head, rows, note) in papers.items():
+    published = {f"Published: {source}": table for source, table in papers.items()}
+    for title, (head, rows, note) in {**across, **published}.items():
         content = pieces.table(head, rows) + pieces.paragraph(note)
-        sections.append(pieces.section(f"Published: {source}", content))
+        sections.append(pieces.section(title, content))
     sections += [pieces.paragraph(note) for note in notes]
     if pictures:
         sections.append(pieces.section("Across tasks", pieces.plots(pictures)))

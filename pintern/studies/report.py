@@ -66,6 +66,7 @@ def write_report(study: Study, workdir: Path, *, command: str) -> tuple[str, Pat
             warnings=warnings,
             parts=parts,
             legend=tables.legend(study, results),
+            across={title: tuple(table) for title, *table in across},
             papers={p.source: (*tables.paper_table(p), p.note) for p in study.paper},
             notes=study.notes,
             pictures=_across(results, report),
