@@ -62,8 +62,9 @@ def main(_: list[str]) -> None:
         print(f"Stopped by a signal; what was trained is saved in {workdir}.", end=" ")
         print("The same command goes on.")
         sys.exit(distributed.stopped_status())
-    else:
-        print(f"Next: python -m pintern.evaluate --workdir={folders[0]}")
+    trained = [outcome.workdir for outcome in outcomes if outcome.state == "trained"]
+    if trained:
+        print(f"Next: python -m pintern.evaluate --workdir={trained[0]}")
 
 
 def _evaluate(configs: Sequence[ConfigDict], outcomes: Sequence[Outcome]) -> dict[Path, float]:

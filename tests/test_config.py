@@ -145,6 +145,13 @@ def test_a_field_that_nothing_would_look_at_is_refused(path, value, mend):
         validate(changed(path, value))
 
 
+def test_a_rate_to_end_with_needs_a_decay():
+    config = changed("train.decay", "constant")
+    config.train.final_rate = 0.1
+    with pytest.raises(UserError, match=r"Set config\.train\.decay=cosine"):
+        validate(config)
+
+
 def test_listed_levels_need_no_count():
     config = changed("curriculum.stages", 9)
     config.curriculum.update(schedule="explicit", keep_rates=(1.0, 0.0))

@@ -153,7 +153,7 @@ def run_programs(
             progress(1)
         return verdict
 
-    pool = ThreadPoolExecutor(workers or len(os.sched_getaffinity(0)))
+    pool = ThreadPoolExecutor(workers or _cores())
     try:
         return list(pool.map(judge, zip(programs, problems, strict=True)))
     finally:
@@ -300,3 +300,8 @@ def _how_it_ended(player: subprocess.Popen, detail: str) -> tuple[Reason, str]:
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         return "timeout", "the program passed the limit of CPU seconds"
     return "stopped", f"the program ended its process ({code})"
+
+
+def _cores() -> int:
+    """That this process may use; macOS doesn't tell, and has all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
