@@ -281,7 +281,7 @@ def test_programs_are_run_and_pass_at_k_counts_the_right_ones():
     answers = [prediction["samples"] for prediction in drawing(3).predictions]
     end = Counter(text[:1] for texts in answers for text in texts).most_common(1)[0][0]
     parts, _, _ = restored()
-    facts = {"tests": ("assert True",)}
+    facts = {"tests": ("assert True",), "names": ("unused",)}
     test = tuple(dataclasses.replace(e, facts=facts) for e in parts.prompts.task.test)
     task = dataclasses.replace(
         parts.prompts.task, test=test, metric="pass", metric_options={"end": end}
