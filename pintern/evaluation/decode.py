@@ -60,8 +60,7 @@ class Generator:
         answers: Sequence[Sequence[int]] = (),
     ):
         self._in_row = () if cached else tuple(prefix)
-        self._prepare(graph, base, [(adapter, prefix if cached else ())], sampling)
-        self._known = jnp.asarray(known_tokens(answers, sampling.eos))
+        self._prepare(graph, base, [(adapter, prefix if cached else ())], sampling, answers)
         self._adapter = adapter
 
     @classmethod
@@ -79,7 +78,6 @@ class Generator:
         self = cls.__new__(cls)
         self._in_row = ()
         self._prepare(graph, base, members, sampling)
-        self._known = jnp.asarray(known_tokens((), sampling.eos))
         self._adapter = by_group([adapter for adapter, _ in members])
         return self
 
@@ -89,12 +87,14 @@ class Generator:
         base: nnx.State,
         members: Sequence[tuple[Adapter | None, Sequence[int]]],
         sampling: Sampling,
+        answers: Sequence[Sequence[int]] = (),
     ) -> None:
         if _is_unrolled(base):
             graph, base = unrolled(graph, base)
         self.tokens_at_once = 0 if jax.default_backend() == "cpu" else _TOKENS_AT_ONCE
         self._base, self._sampling = SplitDecoder.of(graph, base), sampling
         self._groups = len(members)
+        self._known = jnp.asarray(known_tokens(answers, sampling.eos))
         self._prefilled = join_prefixes(
             [
                 engine.read_prefix(self._base, adapter, np.asarray(prefix, np.int32)[None])
@@ -181,12 +181,12 @@ class Generator:
         places = self.begin(self.read([row]), _row_keys(seed, np.asarray([[index]])))
         told = 0
         while told < self._sampling.max_new_tokens:
-            count, made = jax.device_get((places.count[0, 0], places.made[0, 0]))
-            for token in made[told:count].tolist():
+            count, made = jax.device_get((places.count, places.made))
+            for token in made[0, 0, told : count[0, 0]].tolist():
                 if token == self._sampling.eos:
                     return
                 yield token
-            told = int(count)
+            told = int(count[0, 0])
             places = self.advance(places, 1, steps=1)
 
     def read(self, rows: Sequence[Sequence[int]]) -> Read:

@@ -42,8 +42,8 @@ def read_rows(
         tokens, positions, cache, wanted=last[..., None], ordered=True, adapter=adapter
     )
     logits = decoder.logits(hidden[:, :, 0])
-    known = jnp.where(valid > 0, tokens, -1)
-    return Read(known, cache.rows, cache.row_positions, logits, positions.max(-1) + 1)
+    real = jnp.where(valid > 0, tokens, -1)
+    return Read(real, cache.rows, cache.row_positions, logits, positions.max(-1) + 1)
 
 
 # The places are given away: otherwise each call would cost a copy of the cache.
