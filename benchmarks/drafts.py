@@ -3,7 +3,7 @@
     python -m benchmarks.drafts                              (GPT-2-124M shape; on a GPU Llama-1B)
     python -m benchmarks.drafts --workdir=runs/quickstart    (and the quickstart's arms)
 
-The first table: seconds of a pass over the weights that reads one token, and of one that reads
+The first table: milliseconds of a pass over the weights that reads one token, and of one that reads
 guesses too. The second: requests of the company task to the base behind its prompt, and to the
 internalised model, all of them with and without guesses, by turns. Answers are compared: guessing
 changes none.
@@ -30,6 +30,7 @@ from benchmarks.shared_models import (
     saved_model,
 )
 from pintern import cli
+from pintern.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -54,6 +55,8 @@ def main(_: list[str]) -> None:
     """Prints the tables; exits with 1 where an answer differs."""
     from rich.console import Console
 
+    if WORKDIR.value and not (Path(WORKDIR.value) / "arms").is_dir():
+        raise UserError(f"--workdir={WORKDIR.value} holds no quickstart.", "Run `make quickstart`.")
     console = Console(width=max(130, Console().width))
     print(measure.versions(), flush=True)
     console.print(passes())

@@ -2,10 +2,11 @@
 
     python -m launch.local --processes=2 -- python -m pintern.train --workdir=runs/two ...
 
-Every line of output begins with the number of the process it comes from. When one process fails,
-the others are stopped within a minute and a message says which and why; its exit status is handed
-on. SIGTERM and Ctrl-C are handed to all, which save and end. A second launch of the same run folder
-is refused while the first one lasts. GPUs, where there are any, are shared out evenly.
+Of several processes every line of output begins with the number of the one it comes from, and the
+watcher's lines with [eval]. When one process fails, the others are stopped within a minute and a
+message says which and why; its exit status is handed on. SIGTERM and Ctrl-C are handed to all,
+which save and end. A second launch of the same run folder is refused while the first one lasts.
+GPUs, where there are any, are shared out evenly.
 """
 
 from __future__ import annotations

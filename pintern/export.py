@@ -208,7 +208,7 @@ def _scores(workdir: Path, step: int) -> list["Score"]:
 
 
 def _measured(workdir: Path) -> dict[str, Any] | None:
-    """The run's entry in the summary of the study that it is an arm of (STUDY/arms/ARM)."""
+    """The run's entry in the summary of `run_arms`, if it is an arm of one (FOLDER/arms/ARM)."""
     arms_folder = workdir.absolute().parent
     path = arms_folder.parent / "report" / "summary.json"
     if arms_folder.name != "arms" or not path.is_file():

@@ -31,7 +31,7 @@ class Progress:
     def __init__(self, title: str, total: int, *, done: int = 0, units: str = "steps"):
         self._shown = is_first()
         self._title, self._total, self._done, self._units = title, total, done, units
-        self._printed = time.monotonic()
+        self._printed, self._told = time.monotonic(), -1
         self._recent: deque[tuple[float, int]] = deque()  # when, and how many were done by then
         self._bar = self._task = None
 
@@ -65,7 +65,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif kind is None:
+        elif kind is None and self._told < self._done:
             self._print(time.monotonic(), "")
 
     @contextmanager
@@ -101,7 +101,7 @@ class Progress:
         return (done - first) / (now - began) if now - began >= _SETTLED else 0.0
 
     def _print(self, now: float, note: str) -> None:
-        self._printed = now
+        self._printed, self._told = now, self._done
         if not self._shown:
             return
         rate, remaining = self._rate(), self._total - self._done

@@ -13,7 +13,6 @@ report/ holds table.md, table.csv, the plots and index.html.
     --report          writes the report of what is finished, and runs nothing
 """
 
-import os
 import sys
 from contextlib import redirect_stdout
 
@@ -35,8 +34,6 @@ REPORT = flags.DEFINE_boolean("report", False, "Write the report of what is ther
 def main(_: list[str]) -> None:
     """Lists, runs or reports."""
     check_flags()
-    # Many small programs recur from cell to cell: keep them all, not only slow ones.
-    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
     from pintern.remote import local_folder
     from pintern.studies.load import load_study
 

@@ -13,6 +13,7 @@ WRONG = {
     ("decoding", "--tiny", "--only=foo"): "--only=foo is none of decode_b1",
     ("quantize", "--repeats=0"): "--repeats=0",
     ("drafts", "--drafts=x"): "whole numbers above 0",
+    ("drafts", "--workdir=tests"): "--workdir=tests holds no quickstart",
     ("pipeline", "--sample=0"): "--sample=0",
 }
 

@@ -1,14 +1,17 @@
 """Small companies: the same files each time, answers that hold; the studies that use them."""
 
+import importlib
 import sqlite3
 from pathlib import Path
 
 import pytest
 
+from experiments.arms import prompt_tuning
 from experiments.companies import task as companies
 from experiments.company.schema import draws_on
+from experiments.ipt import variance
 from experiments.studies import ipt, ipt_reduced
-from pintern.config import default_config, validate
+from pintern.config import default_config, differences, validate
 from pintern.evaluation.metrics import score_predictions
 from pintern.studies.study import cells_of, lay_over
 from pintern.tasks import load_task
@@ -133,3 +136,21 @@ def test_full_size_study():
             assert f"P={fields.adapter.soft_prompt}" in cell.arm.name
             assert fields.curriculum.shots == (fields.eval.shots,)
         assert (fields.eval.shots == 0) == cell.arm.name.startswith("PT")
+
+
+@pytest.mark.parametrize("kind", ipt.NEW_TOKENS)
+def test_a_config_of_the_ipt_folder_is_the_studys(kind):
+    config = importlib.import_module(f"experiments.ipt.{kind}").get_config()
+    (cell,) = [
+        each
+        for each in cells_of(ipt.get_study())
+        if each.name == f"{kind}/bloom-1.1b/ipt-p-25/seed-0"
+    ]
+    fields = {told.partition(":")[0] for told in differences(cell.arm.config, config)}
+    assert fields <= {"name", "task.data", "eval.max_new_tokens"}
+
+
+def test_soft_prompts_learn_at_a_rate_of_their_own_where_none_is_varied():
+    assert (
+        variance.get_config().train.learning_rate == prompt_tuning.get_config().train.learning_rate
+    )

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 
 import pytest
+import tiny
 
 from experiments.nano import vocabulary as words
 from experiments.nano.questions import COMPARISONS, KINDS, Question, random_question
@@ -225,3 +226,16 @@ def test_what_a_table_cannot_serve_becomes_another_kind():
         question = random_question(schema, rng, kind="join")
         assert question.kind == "filter"
         assert "JOIN" not in question.sql
+
+
+def test_the_generators_commands_tell_what_is_wrong_without_a_traceback(tmp_path):
+    (tmp_path / "a file").touch()
+    for command, flags, said in (
+        ("nano.pretrain", [f"--out={tmp_path}"], "is there already. Nothing is overwritten"),
+        ("nano.pretrain", [f"--out={tmp_path / 'new'}", "--width=96"], "not a multiple of 64"),
+        ("company.generate", [f"--out={tmp_path / 'a file'}"], "is not a directory"),
+        ("company.generate", ["--sed=1"], "Unknown command line flag 'sed'"),
+    ):
+        code, _, told = tiny.run("-m", f"experiments.{command}", *flags)
+        assert code == 2 and told.startswith("error: ") and told.count("\n") == 1
+        assert said in told

@@ -38,5 +38,9 @@ def test_slow_steps_are_measured_too(clock, capsys):
     assert lines(clock, capsys, 300, 50, 50)[-1] == "run: 3/4000 steps, 0.02/s, 199850 s left"
 
 
+def test_the_last_step_is_told_once(clock, capsys):
+    assert lines(clock, capsys, 1, 20) == ["run: 2/4000 steps, 0.05/s, 79960 s left"]
+
+
 def test_what_ends_all_at_once_has_no_rate(clock, capsys):
     assert lines(clock, capsys, 0, 0, 0) == ["run: 3/4000 steps"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from experiments.arms import ipt, prompt_tuning
 from pintern.report.accounting import PAPER
 from pintern.studies.load import load_study
 from pintern.studies.study import cells_of
@@ -36,6 +37,17 @@ def test_every_cell_has_a_valid_config_and_the_studys_arms_are_there(name, monke
     for task in study.tasks:
         steps = {c.arm.config.train.steps for c in cells if c.task == task and c.arm.trained}
         assert len(steps) == 1
+
+
+def test_the_main_table_is_ten_epochs_and_soft_prompts_have_their_own_rate():
+    study = load_study(str(FOLDER / "promptintern_main.py"))
+    soft = {"prompt tuning": prompt_tuning.get_config(), "IPT": ipt.get_config()}
+    for cell in cells_of(study):
+        config = cell.arm.config
+        epochs = config.train.steps * config.train.batch_rows / config.task.max_train
+        assert epochs == pytest.approx(10, rel=0.01)
+        own = soft.get(cell.arm.name)
+        assert config.train.learning_rate == (own.train.learning_rate if own else 5e-5)
 
 
 def test_wikisql_is_added_where_its_folder_is_given():

@@ -147,6 +147,12 @@ def test_company_task_loads_and_is_cut():
     config.task.max_train, config.task.max_test = 30, 7
     cut = load_task(validate(config))
     assert (cut.train, cut.test) == (whole.train[:30], whole.test[:7])
+    assert (
+        cut.note
+        == "Cut to the first 30 of 400 labelled pairs and the first 7 of 200 test examples."
+    )
+    config.task.max_train, config.task.max_test = 400, 1000
+    assert load_task(validate(config)) == whole
 
 
 @pytest.fixture

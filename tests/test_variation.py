@@ -87,4 +87,4 @@ def test_the_table_has_every_member_and_the_spread_of_its_seeds(tmp_path):
     spread = spread_over_seeds(list(members.values()), vary, outcomes, scores)
     rows = [line.split() for line in spread.splitlines()[1:]]
     assert rows[0] == "train.learning_rate=0.001 2 10.0 14.1 0.0 20.0".split()
-    assert rows[1] == "train.learning_rate=0.002 1 10.0 nan 10.0 10.0".split()
+    assert rows[1] == "train.learning_rate=0.002 1 10.0 – 10.0 10.0".split()

@@ -7,20 +7,19 @@ The committed files come from the default seed.
 
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
 from experiments.company.task import make_task, write_task
-from pintern.errors import report_user_errors
+from pintern import cli
 
 OUT = flags.DEFINE_string("out", "pintern/assets/company", "Directory to write.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of rows and questions.")
 
 
-@report_user_errors
 def main(_: list[str]) -> None:
     """Makes the task and writes its files."""
     write_task(make_task(SEED.value), Path(OUT.value))
 
 
 if __name__ == "__main__":
-    app.run(main)
+    cli.run(main)

@@ -19,6 +19,7 @@ def ipt_config(kind: str) -> ConfigDict:
     config.model.path = "bigscience/bloom-1b1"
     config.model.remat = True
     config.task.kind = kind
+    config.prompt.retriever = "dense"  # over the model's own mean-pooled states
     config.prompt.max_shots = 1
     config.curriculum.schedule = "explicit"  # one level: the prompt stays as it is
     config.curriculum.keep_rates = (0.0,)

@@ -9,7 +9,7 @@ shape, which members share: run it again with --config.adapter.soft_prompt=100 a
 
 from ml_collections import ConfigDict
 
-from experiments.arms.base import constant
+from experiments.arms.base import constant, soft_prompt_alone
 
 # Prompt tuning depends on these as much as on its data, so that they are swept, not set.
 VARY = {
@@ -21,7 +21,6 @@ VARY = {
 
 def get_config() -> ConfigDict:
     """Twenty-five virtual tokens on the company task, the query behind them, no LoRA."""
-    config = constant("prompt tuning")
-    config.adapter.targets = ()
+    config = soft_prompt_alone(constant("prompt tuning"))
     config.adapter.soft_prompt = 25
     return config

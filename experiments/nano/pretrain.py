@@ -1,6 +1,6 @@
 """Trains the bundled base model: a small Llama that reads a prompt.
 
-    python -m experiments.nano.pretrain --out=pintern/assets/nano
+    python -m experiments.nano.pretrain --out=runs/nano
 
 Episodes are text-to-SQL over random schemas with private names: with the prompt the model can
 answer, without it nobody could. Two things make the skill of looking a name up in the prompt appear
@@ -31,6 +31,7 @@ from jaxtyping import Array
 from experiments.nano import episodes
 from experiments.nano.tokenizer import train_tokenizer
 from pintern import cli
+from pintern.errors import UserError
 from pintern.models.decoder import Decoder
 from pintern.models.families import FAMILIES
 from pintern.models.shared_prefix import Batch, cross_entropy, target_logits
@@ -38,14 +39,22 @@ from pintern.progress import Progress
 from pintern.prompts.tokens import PieceTokenizer
 
 OUT = flags.DEFINE_string("out", "runs/nano", "Folder of the checkpoint; must not exist.")
-STEPS = flags.DEFINE_integer("steps", 4000, "Optimizer steps.")
-SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, tokenizer and episodes.")
+STEPS = flags.DEFINE_integer("steps", 4000, "Optimizer steps.", lower_bound=101)  # 100 warm up
+SEED = flags.DEFINE_integer("seed", 0, "Seed of weights, tokenizer and episodes.", lower_bound=0)
 LEARNING_RATE = flags.DEFINE_float("learning_rate", 1.5e-3, "Peak rate of AdamW.")
 PASS_MARK = flags.DEFINE_float("pass_mark", 0.6, "Share of rows right before schemas grow.")
 INIT = flags.DEFINE_string("init", "", "Checkpoint to go on from, e.g. an earlier --out.")
-FIRST_LEVEL = flags.DEFINE_integer("first_level", 0, "Difficulty to start at.")
-WIDTH = flags.DEFINE_integer("width", 192, "Width of the model.")
-LAYERS = flags.DEFINE_integer("layers", 4, "Blocks.")
+FIRST_LEVEL = flags.DEFINE_integer(
+    "first_level",
+    0,
+    "Difficulty to start at.",
+    lower_bound=0,
+    upper_bound=len(episodes.LADDER) - 1,
+)
+WIDTH = flags.DEFINE_integer(
+    "width", 192, "Width of the model without --init; a multiple of 64.", lower_bound=64
+)
+LAYERS = flags.DEFINE_integer("layers", 4, "Blocks, likewise.", lower_bound=1)
 
 HEAD_DIM = 32
 AHEAD = 4  # batches made while a step runs
@@ -129,6 +138,10 @@ def main(_: list[str]) -> None:
     from pintern.models.load import load_model, save_model
 
     out = Path(OUT.value)
+    if out.exists():
+        raise UserError(f"--out={out} is there already.", "Nothing is overwritten: name another.")
+    if WIDTH.value % (2 * HEAD_DIM):
+        raise UserError(f"--width={WIDTH.value} is not a multiple of {2 * HEAD_DIM}.", "Use 192.")
     out.mkdir(parents=True)
     family = FAMILIES["llama"]
     if INIT.value:

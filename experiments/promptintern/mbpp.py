@@ -28,6 +28,6 @@ def get_config() -> ConfigDict:
     config.adapter.alpha = 64.0
     config.train.steps = 240  # 374 tasks in batches of 16, ten times
     config.train.batch_rows = 16
-    config.train.learning_rate = 1e-4
+    config.train.learning_rate = 5e-5  # not public; SKIntern's (2409.13183) of 8B
     config.eval.max_new_tokens = 256
     return config

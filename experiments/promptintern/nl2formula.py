@@ -26,6 +26,6 @@ def get_config() -> ConfigDict:
     config.adapter.alpha = 64.0
     config.train.steps = 4000
     config.train.batch_rows = 32
-    config.train.learning_rate = 1e-4
+    config.train.learning_rate = 5e-5  # not public; SKIntern's (2409.13183) of 8B
     config.eval.max_new_tokens = 128
     return config

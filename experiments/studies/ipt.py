@@ -122,7 +122,7 @@ def _row(
       measures: of this row.
     """
     name = f"{method}, P={length}" if length else f"{method}, 1 example"
-    changes: dict[str, object] = {"adapter.soft_prompt": length, "prompt.retriever": "dense"}
+    changes: dict[str, object] = {"adapter.soft_prompt": length}
     if method == "PT":
         changes |= {"curriculum.shots": (0,), "eval.shots": 0}
     factors: dict[str, str | float] = {}

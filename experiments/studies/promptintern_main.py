@@ -12,8 +12,9 @@ from experiments.studies.rows import ARMS, DIRECT, ICL, OURS, PROMPTINTERN, ZERO
 from pintern.studies.diagnostics import ServingLatency
 from pintern.studies.study import PaperTable, Study
 
-# Where only parts of a recipe are public: rank, epochs and context from PromptIntern's hosted runs;
-# optimizer, warm-up and rates from SKIntern (2409.13183), the closest complete recipe.
+# Where only parts of a recipe are public: rank and epochs from PromptIntern's hosted runs;
+# optimizer, warm-up and rate (its models of 8B) from SKIntern (2409.13183), the closest complete
+# recipe.
 RECIPE = {
     "adapter.rank": 32,
     "adapter.alpha": 64.0,
@@ -26,7 +27,9 @@ RECIPE = {
     # These tasks have no query log: teachers speak on the labelled completions.
     "distill.unlabelled": 0,
 }
-EPOCHS, ROWS = 10, 16
+LORA_RATE = 5e-5
+SOFT_PROMPTS = ("prompt tuning", "IPT")  # with a rate of their own, see experiments/arms/base.py
+EPOCHS = 10
 # Beside the tests against direct fine-tuning: against the prompted base, and each half of ours.
 CONTRASTS = ((OURS, ICL), (OURS, PROMPTINTERN), (OURS, "context distillation"))
 
@@ -46,9 +49,19 @@ PAPER = PaperTable(
 )
 
 
-def steps(pairs: int) -> int:
-    """Optimizer steps of ten epochs over so many labelled pairs."""
-    return round(EPOCHS * pairs / ROWS)
+def _recipe(arm: str) -> dict[str, object]:
+    return RECIPE if arm in SOFT_PROMPTS else {**RECIPE, "train.learning_rate": LORA_RATE}
+
+
+def _task(kind: str, data: str, *, pairs: int, tokens: int) -> dict[str, object]:
+    """What a task changes: ten epochs over at most so many labelled pairs, the longest answer."""
+    return {
+        "task.kind": kind,
+        "task.data": f"{data}/{kind}",
+        "task.max_train": pairs,
+        "train.steps": round(EPOCHS * pairs / RECIPE["train.batch_rows"]),
+        "eval.max_new_tokens": tokens,
+    }
 
 
 def get_study(data: str = "../shared/data") -> Study:
@@ -64,46 +77,30 @@ def get_study(data: str = "../shared/data") -> Study:
             "model that was weaned off its prompt answer as well as one that reads it, for how "
             "many tokens, how much time and what money?"
         ),
-        rows=tuple(row(arm, RECIPE, measures=(ServingLatency(),), once=False) for arm in ARMS),
+        rows=tuple(
+            row(arm, _recipe(arm), measures=(ServingLatency(),), once=False) for arm in ARMS
+        ),
         tasks={
-            "MBPP": {
-                "task.kind": "mbpp",
-                "task.data": f"{data}/mbpp",
-                "train.steps": steps(374),
-                "eval.max_new_tokens": 256,
-            },
-            "NL2F": {
-                "task.kind": "nl2formula",
-                "task.data": f"{data}/nl2formula",
-                "train.steps": steps(8000),
-                "eval.max_new_tokens": 128,
-            },
-            "NL2Bash": {
-                "task.kind": "nl2bash",
-                "task.data": f"{data}/nl2bash",
-                "train.steps": steps(8090),
-                "eval.max_new_tokens": 96,
-            },
+            "MBPP": _task("mbpp", data, pairs=374, tokens=256),
+            "NL2F": _task("nl2formula", data, pairs=8000, tokens=128),
+            "NL2Bash": _task("nl2bash", data, pairs=8090, tokens=96),
         },
         models={
             "Llama-2-7B": {
                 "model.path": "meta-llama/Llama-2-7b-hf",
                 "model.dtype": "bfloat16",
                 "model.remat": True,
-                "train.learning_rate": 1e-4,
             },
             "Llama-2-13B": {
                 "model.path": "meta-llama/Llama-2-13b-hf",
                 "model.dtype": "bfloat16",
                 "model.remat": True,
-                "train.learning_rate": 5e-5,
             },
             "Mixtral-8x7B": {
                 "model.path": "mistralai/Mixtral-8x7B-v0.1",
                 "model.dtype": "bfloat16",
                 "model.quantize": "int8",
                 "model.remat": True,
-                "train.learning_rate": 5e-5,
             },
         },
         reference=DIRECT,
@@ -112,9 +109,10 @@ def get_study(data: str = "../shared/data") -> Study:
         contrasts=CONTRASTS,
         paper=(PAPER,),
         notes=(
-            "Arms are trained for equal optimizer steps over equal examples. Learning rate, batch "
-            "and warm-up aren't public for PromptIntern's open models; see the file for what "
-            "stands in for them.",
+            "Arms are trained for equal optimizer steps over equal examples: ten epochs, of NL2F "
+            "over its first 8,000 labelled pairs, of NL2Bash over 8,090, as many as its paper has. "
+            "Learning rate, batch and warm-up aren't public for PromptIntern's open models; see "
+            "the file for what stands in for them.",
         ),
         usd_per_hour=4.0,
     )

@@ -67,6 +67,9 @@ def row(
       factors: what the row varies.
       measures: of this row alone.
       once: run an arm that trains nothing at one seed only; False where seeds split the data too.
+
+    Raises:
+      UserError: no arm of that name, or see `lay_over`.
     """
     if arm not in ARMS:
         raise UserError(f"No arm is named {arm!r}.", f"There are: {', '.join(ARMS)}.")

@@ -1,4 +1,4 @@
-"""The programs of a run, of shapes alone: the training step, and decoding's three.
+"""The programs of a run, of shapes alone: the training step, and decoding's four.
 
 They are the run's own functions with the run's own shardings; only the arrays are missing. So a
 model of any size can be compiled on a machine that could hold none of it.

@@ -83,6 +83,9 @@ def init_lora(
       targets: which modules get one, see `match_targets`.
       rank: inner width r, at least 1.
       dtype: of the adapter, which need not be the base's.
+
+    Raises:
+      UserError: a rank below 1; see `match_targets`.
     """
     if rank < 1:
         raise UserError(f"adapter.rank is {rank}; it must be at least 1.")

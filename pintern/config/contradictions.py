@@ -37,13 +37,7 @@ def check_contradictions(config: ConfigDict) -> None:
 
 
 def _check_prompt(prompt: ConfigDict) -> None:
-    """Refuses two sources of the template's texts, and a choice that lacks its model."""
-    if prompt.compressor == "llmlingua2" and prompt.ladder:
-        raise UserError(
-            f"config.prompt.ladder is {prompt.ladder!r} and config.prompt.compressor 'llmlingua2': "
-            "both would write the template's texts.",
-            "Leave one of them out.",
-        )
+    """Refuses a choice that lacks its model."""
     for field, user in (
         ("llmlingua_model", ("compressor", "llmlingua2")),
         ("sentence_model", ("retriever", "sentence_transformers")),

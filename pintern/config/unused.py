@@ -43,6 +43,7 @@ _USES = (
     _only(("task.database",), "task.metric", "sql"),
     _only(("eval.unconfined",), "task.kind", "mbpp"),
     Use(("model.revision",), "model.path", lambda path: path != "nano", "org/name"),
+    Use(("prompt.compressor",), "prompt.ladder", lambda folder: not folder, ""),
     _only(("prompt.llmlingua_model",), "prompt.compressor", "llmlingua2"),
     _only(_of("prompt", "similarity similarity_quantile"), "prompt.retriever", "similarity_band"),
     _only(("prompt.fixed_shots",), "prompt.retriever", "fixed"),

@@ -1,9 +1,7 @@
 """What a study is: the declaration that a study file returns from `get_study()`.
 
     def direct(seed: int) -> Arm:
-        config = base_config(seed)
-        ...
-        return Arm("direct fine-tuning", config, QUERY_ONLY)
+        return arm_of(direct_fine_tuning.get_config(), seed=seed)
 
     def get_study() -> Study:
         return Study(
@@ -284,7 +282,11 @@ def _cell(study: Study, row: Row, task: str, model: str, seed: int) -> Cell:
 
 
 def lay_over(config: Any, overrides: Overrides) -> None:
-    """Sets fields by their dotted names; `validate` then says whether they are right."""
+    """Sets fields by their dotted names; `validate` then says whether they are right.
+
+    Raises:
+      UserError: no such field, or a value of another type.
+    """
     for path, value in overrides.items():
         *groups, field = path.split(".")
         group = config

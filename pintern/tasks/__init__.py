@@ -39,11 +39,15 @@ LOADERS: dict[str, Callable[[ConfigDict], Task]] = {
 
 
 def load_task(config: ConfigDict) -> Task:
-    """The task that a checked config names, cut to `max_train` and `max_test`."""
+    """The task that a checked config names, cut to `max_train` and `max_test`; its note says so."""
     task = LOADERS[config.task.kind](config)
     changes: dict[str, object] = {"chat": config.task.chat}
-    if config.task.max_train:
-        changes["train"] = task.train[: config.task.max_train]
-    if config.task.max_test:
-        changes["test"] = task.test[: config.task.max_test]
+    cuts = []
+    for side, what in (("train", "labelled pairs"), ("test", "test examples")):
+        most, examples = config.task[f"max_{side}"], getattr(task, side)
+        if 0 < most < len(examples):
+            changes[side] = examples[:most]
+            cuts.append(f"the first {most:,} of {len(examples):,} {what}")
+    if cuts:
+        changes["note"] = f"{task.note} Cut to {' and '.join(cuts)}.".strip()
     return dataclasses.replace(task, **changes)

@@ -129,7 +129,11 @@ def objects(value: Any) -> list[Any]:
 
 
 def read_json(path: Path) -> list[Row]:
-    """Rows of a JSON file that is a list of objects."""
+    """Rows of a JSON file that is a list of objects.
+
+    Raises:
+      UserError: it can't be read, or is something else.
+    """
     text = read_text(path)
     try:
         rows = json.loads(text)
@@ -149,7 +153,11 @@ def read_json(path: Path) -> list[Row]:
 
 
 def read_jsonl(path: Path) -> list[Row]:
-    """Rows of a file with a JSON object on each line."""
+    """Rows of a file with a JSON object on each line.
+
+    Raises:
+      UserError: likewise; names the line.
+    """
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():

@@ -55,6 +55,9 @@ def linearise(row: Row, where: str) -> str:
     Headers of a cell are the header cells above that share a column with it, and those before it in
     its own row. Columns are counted by `column_span` alone, as the paper's code does: below a cell
     that spans rows the header found can be the neighbour's.
+
+    Raises:
+      UserError: a field is missing, or a highlighted cell isn't in the table.
     """
     table = [objects(cells) for cells in objects(take(row, "table", list | dict, where))]
     parts = [_tagged("page_title", take(row, "table_page_title", str, where))]

@@ -237,7 +237,11 @@ def check_rows(parts: Parts) -> None:
 
 
 def load_data(parts: Parts, workdir: Path, teacher: Teacher | None) -> TrainingData:
-    """The labelled pairs, and with a teacher the queries of the log that it answers."""
+    """The labelled pairs, and with a teacher the queries of the log that it answers.
+
+    Raises:
+      UserError: nothing is left to learn from, or a row is longer than the context.
+    """
     config, mesh = parts.config, mesh_of(parts.checkpoint.decoder.embedding[...])
     answered = []
     if teacher and config.distill.unlabelled:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import statistics
 from collections.abc import Sequence
@@ -144,9 +143,9 @@ def spread_over_seeds(
         if not values:
             lines.append(f"{name:<{width}}  {0:>5}")
             continue
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
+        spread = f"{statistics.stdev(values):.1f}" if len(values) > 1 else "–"
         lines.append(
-            f"{name:<{width}}  {len(values):>5} {statistics.mean(values):>6.1f} {spread:>6.1f} "
+            f"{name:<{width}}  {len(values):>5} {statistics.mean(values):>6.1f} {spread:>6} "
             f"{min(values):>6.1f} {max(values):>6.1f}"
         )
     return "\n".join(lines)

@@ -59,8 +59,8 @@ def score_predictions(
         `bleu`. A setting that it doesn't know is another metric's, and passed over.
 
     Raises:
-      UserError: an unknown metric or setting, no examples, lists of different lengths, a missing
-        database, or a gold answer that can't be judged by.
+      UserError: an unknown metric, a setting of a value that it can't have, no examples, lists of
+        different lengths, a missing database, or a gold answer that can't be judged by.
     """
     return _grader(metric, predictions, golds, options)(range(len(golds)))
 

@@ -88,6 +88,9 @@ def bootstrap_interval(
       per_example: scores, of which there must be some.
       seed: of the resampling.
       level: share of the resampled means within the bounds, between 0 and 1.
+
+    Raises:
+      UserError: no scores, or another level.
     """
     if not len(per_example):
         raise UserError("No scores to draw an interval for.")

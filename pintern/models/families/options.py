@@ -96,7 +96,11 @@ def read_size(raw: Mapping[str, Any], option: str, default: int | None = None) -
 
 
 def read_number(raw: Mapping[str, Any], option: str, default: float) -> float:
-    """A positive finite number; `default` where it is left out or null."""
+    """A positive finite number; `default` where it is left out or null.
+
+    Raises:
+      UserError: it is something else.
+    """
     value = raw.get(option)
     value = default if value is None else value
     if type(value) not in (int, float) or not 0 < value < float("inf"):
@@ -105,7 +109,11 @@ def read_number(raw: Mapping[str, Any], option: str, default: float) -> float:
 
 
 def read_flag(raw: Mapping[str, Any], option: str, default: bool) -> bool:
-    """True or false; `default` where it is left out or null."""
+    """True or false; `default` where it is left out or null.
+
+    Raises:
+      UserError: it is something else.
+    """
     value = raw.get(option)
     value = default if value is None else value
     if type(value) is not bool:

@@ -93,6 +93,9 @@ def read_scaling(rope: Mapping[str, Any], where: str, max_positions: int) -> Rop
       rope: the table.
       where: its name in config.json, for messages.
       max_positions: the model's context, in tokens.
+
+    Raises:
+      UserError: a kind, option or value that the decoder doesn't compute.
     """
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in _KINDS:
