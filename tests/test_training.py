@@ -303,6 +303,19 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
     assert tiny.lines(path)[-1]["loss"] == 1.5
 
 
+@pytest.mark.parametrize("damaged", [b'{"step": 1, "lo', b"5", b"[1]", b'{"loss": 1.5}', b"\xff"])
+def test_a_damaged_line_is_told_and_what_is_behind_it_stays(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + damaged + b'\n{"step": 2}\n')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2 is damaged"):
+        JsonLines(path, before=3)
+    assert path.read_bytes() == before
+    path.write_bytes(b'{"step": 0}\n' + damaged)
+    JsonLines(path, before=3).close()
+    assert path.read_bytes() == b'{"step": 0}\n'
+
+
 def test_packing_can_be_switched_off(monkeypatch):
     monkeypatch.setattr("pintern.training.data.packing", lambda *_, **__: 4)
     for pack, packed in ((True, 4), (False, 1)):
