@@ -145,14 +145,20 @@ def test_no_stage_is_kept_of_weights_that_blew_up_before_its_end(tmp_path):
 
 @pytest.mark.parametrize(("changed", "teacher"), [(False, [6]), (True, [])])
 def test_what_was_kept_beyond_the_step_of_a_resumption_is_forgotten(tmp_path, changed, teacher):
-    """A teacher too, and its answers, if the run would come by another one."""
-    for name in ("stages/2", "stages/4", "stages/6", "teacher/6"):
+    """A teacher too, and its answers, if the run would come by another one; and the scores of
+    checkpoints that are made anew.
+    """
+    evaluations = ["4", "6", "6-tau1-shots1", "adapter-peft-0a1b2c", "base"]
+    stages = ("stages/2", "stages/4", "stages/6")
+    for name in (*stages, "teacher/6", *(f"eval/{name}" for name in evaluations)):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "teacher.jsonl").touch()
     forget_later(tmp_path, 4, changed=changed)
     assert checkpoint_steps(tmp_path / "stages") == [2, 4]
     assert checkpoint_steps(tmp_path / "teacher") == teacher
     assert (tmp_path / "teacher.jsonl").exists() == bool(teacher)
+    left = [name for name in evaluations if not (changed and name.startswith("6"))]
+    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == left
 
 
 def test_too_few_rows_to_pack_are_told(monkeypatch):
