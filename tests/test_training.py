@@ -13,12 +13,14 @@ import pytest
 import tiny
 
 from pintern.adapters.adapter import Adapter, LoraPair
+from pintern.assemble import fresh_adapter
 from pintern.curriculum import AdaptiveState, Stage
 from pintern.errors import UserError
 from pintern.folders import LOCK
 from pintern.training.checkpoint import Checkpoints, checkpoint_steps
 from pintern.training.data import TrainingData
 from pintern.training.loop import load_data, train
+from pintern.training.probe import probe_score
 from pintern.training.record import JsonLines
 from pintern.training.restore import restore_run
 from pintern.training.stages import forget_later
@@ -159,6 +161,15 @@ def test_what_was_kept_beyond_the_step_of_a_resumption_is_forgotten(tmp_path, ch
     assert (tmp_path / "teacher.jsonl").exists() == bool(teacher)
     left = [name for name in evaluations if not (changed and name.startswith("6"))]
     assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == left
+
+
+def test_a_probe_of_several_processes_has_the_first_ones_score(monkeypatch):
+    """One that isn't first generates too, and is told: its own programs may not end in time."""
+    parts = tiny.parts()
+    alone = probe_score(parts, fresh_adapter(parts), parts.prompts.curriculum.levels[0])
+    assert 0 <= alone <= 100
+    monkeypatch.setattr("pintern.training.probe.from_first", lambda _: 41.5)
+    assert probe_score(parts, fresh_adapter(parts), parts.prompts.curriculum.levels[0]) == 41.5
 
 
 def test_too_few_rows_to_pack_are_told(monkeypatch):
