@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pintern.distributed import any_of, from_first, is_first
@@ -160,31 +160,30 @@ class Mirror:
                 self._store.get_file(f"{self._root}/{name}", str(path))
                 if folder is None:
                     self._pushed[Path(name)] = _version(path)
-            for name in whole:
-                self._pushed[Path(name)] = (0, 0)
+            for name in map(Path, whole):
+                here = self.local / name
+                self._pushed[name] = _version(here) if here.exists() else (0, 0)
 
     def push(self, *, removes: bool) -> None:
         """Copies to the store what it lacks; see the module for the order.
 
         Args:
-          removes: also remove there what is not here any more: of files those of a run that was
-            set aside, before any of the next one's.
+          removes: also remove there what is not here any more: what is of a run that was set
+            aside, or of another teacher, before anything else is written.
         """
         checkpoints = self._checkpoints()  # first: the files below then hold all of their steps
         with self._told("written"):
-            for name in [name for name in self._pushed if _checkpoint_of(name) is None]:
-                if removes and not (self.local / name).exists():
-                    self._remove(name)
+            for name in self._stale(checkpoints) if removes else ():
+                self._remove(name)
             for path in sorted(self.local.rglob("*")):
                 name = path.relative_to(self.local)
                 passing = path.suffix == ".tmp" or path.name.startswith(PASSING)
                 if path.is_file() and name.parts[0] not in CHECKPOINTS and not passing:
                     self._push_file(path, name)
-            for name in checkpoints:
+            for name, version in checkpoints.items():
                 if name not in self._pushed:
-                    self._push_checkpoint(name)
-            here = set(checkpoints)
-            for name in [n for n in self._pushed if _checkpoint_of(n) == n and n not in here]:
+                    self._push_checkpoint(name, version)
+            for name in [n for n in self._pushed if _checkpoint_of(n) and n not in checkpoints]:
                 if removes:
                     self._remove(name)
 
@@ -198,16 +197,31 @@ class Mirror:
     def follow(self, ended: threading.Event) -> None:
         """Pushes at every new checkpoint until told to end; a failure is told, and tried again."""
         while not ended.wait(_POLL_SECONDS):
-            if set(self._checkpoints()) - set(self._pushed):
+            if self._checkpoints().items() - self._pushed.items():
                 self.push_if_possible(removes=True)
 
-    def _checkpoints(self) -> list[Path]:
-        return [
-            path.relative_to(self.local)
-            for kind in CHECKPOINTS
-            for path in sorted((self.local / kind).glob("*"))
-            if path.name.isdigit()
-        ]
+    def _checkpoints(self) -> dict[Path, tuple[int, int]]:
+        found = {}
+        for kind in CHECKPOINTS:
+            for path in sorted((self.local / kind).glob("*")):
+                if path.name.isdigit():
+                    with suppress(FileNotFoundError):  # training removed it
+                        found[path.relative_to(self.local)] = _version(path)
+        return found
+
+    def _stale(self, checkpoints: dict[Path, tuple[int, int]]) -> list[Path]:
+        """What the store must not have beside what is here. A teacher or a stage that a resumed
+        run made anew has the name of the one before.
+        """
+
+        def stale(name: Path) -> bool:
+            if _checkpoint_of(name) is None:
+                return not (self.local / name).exists()
+            if name in checkpoints:
+                return checkpoints[name] != self._pushed[name]
+            return name.parts[0] != "checkpoints"  # those go when later ones are there
+
+        return [name for name in self._pushed if stale(name)]
 
     def _push_file(self, path: Path, name: Path) -> None:
         try:
@@ -219,7 +233,7 @@ class Mirror:
             return
         self._pushed[name] = version
 
-    def _push_checkpoint(self, name: Path) -> None:
+    def _push_checkpoint(self, name: Path, version: tuple[int, int]) -> None:
         try:
             for path in sorted((self.local / name).rglob("*")):
                 if path.is_file():
@@ -228,7 +242,7 @@ class Mirror:
             return
         if (self.local / name).is_dir():
             self._store.pipe_file(f"{self._root}/{name}{_WHOLE}", b"")
-            self._pushed[name] = (0, 0)
+            self._pushed[name] = version
 
     def _remove(self, name: Path) -> None:
         for path, recursive in ((f"{name}{_WHOLE}", False), (str(name), True)):

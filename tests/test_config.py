@@ -153,6 +153,14 @@ def test_a_rate_to_end_with_needs_a_decay():
         validate(config)
 
 
+def test_dropout_is_lora_s():
+    """A soft prompt has none: alone, it would be trained as without."""
+    config = changed("adapter.dropout", 0.1)
+    config.adapter.update(targets=(), soft_prompt=8)
+    with pytest.raises(UserError, match=r"dropout is 0\.1, .*targets is \(\).*targets=\('all',\)"):
+        validate(config)
+
+
 def test_listed_levels_need_no_count():
     config = changed("curriculum.stages", 9)
     config.curriculum.update(schedule="explicit", keep_rates=(1.0, 0.0))

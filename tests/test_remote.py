@@ -134,6 +134,21 @@ def test_what_a_run_set_aside_is_gone_from_the_store_too(url):
     }
 
 
+@pytest.mark.parametrize("kind", ["teacher", "stages", "checkpoints"])
+def test_what_a_run_made_anew_takes_the_place_of_what_had_its_name(kind, tmp_path):
+    """A run that goes on with another config comes by its teacher again, which is another one."""
+    url = f"file://{tmp_path}/bucket/run"
+    with local_workdir(url, trains=True) as run:
+        checkpoint(run, 3)
+        checkpoint(run, 5, kind)
+    with local_workdir(url, trains=True) as run:
+        shutil.rmtree(run / kind / "5")
+        checkpoint(run, 5, kind)
+        (run / kind / "5" / "state" / "data").write_bytes(b"of another config")
+    with local_workdir(url) as run:
+        assert (run / kind / "5" / "state" / "data").read_bytes() == b"of another config"
+
+
 def test_an_upload_that_was_cut_short_counts_for_nothing(url, tmp_path):
     store, root = fsspec.core.url_to_fs(url)
     with local_workdir(url, trains=True) as run:

@@ -6,6 +6,7 @@ import tiny
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
 from pintern.training.loop import train
+from pintern.training.teacher import answer_log
 
 
 def test_the_teacher_answers_no_more_queries_than_there_are(tmp_path):
@@ -35,6 +36,23 @@ def test_a_teacher_that_answers_nothing_teaches_nothing(tmp_path, monkeypatch, c
         train(config, tmp_path / "run")
     assert "answer to 4 of 4 queries is empty" in capsys.readouterr().out
     assert not (tmp_path / "run" / "teacher.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (b"", "teacher.jsonl is empty"),
+        (b'{"query": "Where is the grey pin?", "completion": "she', "line 1: "),
+        (b"[1]\n", "line 1: .* is not an object"),
+        (b'{"query": "Where is the grey pin?"}\n', "completion is missing"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_answers_that_are_damaged_are_told(tmp_path, held, said):
+    """Left out, the run would go on with other examples than it was begun with."""
+    (tmp_path / "teacher.jsonl").write_bytes(held)
+    with pytest.raises(UserError, match=said):
+        answer_log(tiny.parts(), tmp_path, None)
 
 
 def test_the_teacher_of_the_first_stage_has_its_last_adapter(tmp_path):

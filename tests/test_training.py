@@ -13,12 +13,14 @@ import pytest
 import tiny
 
 from pintern.adapters.adapter import Adapter, LoraPair
+from pintern.assemble import fresh_adapter
 from pintern.curriculum import AdaptiveState, Stage
 from pintern.errors import UserError
 from pintern.folders import LOCK
 from pintern.training.checkpoint import Checkpoints, checkpoint_steps
 from pintern.training.data import TrainingData
 from pintern.training.loop import load_data, train
+from pintern.training.probe import probe_score
 from pintern.training.record import JsonLines
 from pintern.training.restore import restore_run
 from pintern.training.stages import forget_later
@@ -145,14 +147,29 @@ def test_no_stage_is_kept_of_weights_that_blew_up_before_its_end(tmp_path):
 
 @pytest.mark.parametrize(("changed", "teacher"), [(False, [6]), (True, [])])
 def test_what_was_kept_beyond_the_step_of_a_resumption_is_forgotten(tmp_path, changed, teacher):
-    """A teacher too, and its answers, if the run would come by another one."""
-    for name in ("stages/2", "stages/4", "stages/6", "teacher/6"):
+    """A teacher too, and its answers, if the run would come by another one; and the scores of
+    checkpoints that are made anew.
+    """
+    evaluations = ["4", "6", "6-tau1-shots1", "adapter-peft-0a1b2c", "base"]
+    stages = ("stages/2", "stages/4", "stages/6")
+    for name in (*stages, "teacher/6", *(f"eval/{name}" for name in evaluations)):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "teacher.jsonl").touch()
     forget_later(tmp_path, 4, changed=changed)
     assert checkpoint_steps(tmp_path / "stages") == [2, 4]
     assert checkpoint_steps(tmp_path / "teacher") == teacher
     assert (tmp_path / "teacher.jsonl").exists() == bool(teacher)
+    left = [name for name in evaluations if not (changed and name.startswith("6"))]
+    assert sorted(path.name for path in (tmp_path / "eval").iterdir()) == left
+
+
+def test_a_probe_of_several_processes_has_the_first_ones_score(monkeypatch):
+    """One that isn't first generates too, and is told: its own programs may not end in time."""
+    parts = tiny.parts()
+    alone = probe_score(parts, fresh_adapter(parts), parts.prompts.curriculum.levels[0])
+    assert 0 <= alone <= 100
+    monkeypatch.setattr("pintern.training.probe.from_first", lambda _: 41.5)
+    assert probe_score(parts, fresh_adapter(parts), parts.prompts.curriculum.levels[0]) == 41.5
 
 
 def test_too_few_rows_to_pack_are_told(monkeypatch):
@@ -301,6 +318,19 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
     file.close()
     assert [row["step"] for row in tiny.lines(path)] == [0, 1, 2, 3, 4]
     assert tiny.lines(path)[-1]["loss"] == 1.5
+
+
+@pytest.mark.parametrize("damaged", [b'{"step": 1, "lo', b"5", b"[1]", b'{"loss": 1.5}', b"\xff"])
+def test_a_damaged_line_is_told_and_what_is_behind_it_stays(tmp_path, damaged):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 0}\n' + damaged + b'\n{"step": 2}\n')
+    before = path.read_bytes()
+    with pytest.raises(UserError, match=r"metrics.jsonl, line 2 is damaged"):
+        JsonLines(path, before=3)
+    assert path.read_bytes() == before
+    path.write_bytes(b'{"step": 0}\n' + damaged)
+    JsonLines(path, before=3).close()
+    assert path.read_bytes() == b'{"step": 0}\n'
 
 
 def test_packing_can_be_switched_off(monkeypatch):

@@ -78,7 +78,7 @@ def default_config() -> ConfigDict:
     config.adapter.targets = ("all",)  # patterns over linear modules; () is no LoRA
     config.adapter.rank = 16
     config.adapter.alpha = 32.0
-    config.adapter.dropout = 0.0
+    config.adapter.dropout = 0.0  # on what goes into LoRA, while training
     config.adapter.rank_stabilised = False  # α/√r in place of α/r
     config.adapter.init_from = ""  # PEFT LoRA or PROMPT_TUNING folder, or an export, to start from
     config.adapter.soft_prompt = 0  # learned vectors at the head of the prefix

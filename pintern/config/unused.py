@@ -57,6 +57,7 @@ _USES = (
     _only(_of("curriculum", "epsilon patience probe"), "curriculum.schedule", "adaptive"),
     Use(("curriculum.stages",), "curriculum.schedule", lambda x: x != "explicit", "linear"),
     Use(("train.final_rate",), "train.decay", lambda decay: decay != "constant", "cosine"),
+    Use(("adapter.dropout",), "adapter.targets", bool, "('all',)"),
     Use(("adapter.soft_prompt_init",), "adapter.soft_prompt", bool, "TOKENS"),
     _only(("adapter.soft_prompt_text",), "adapter.soft_prompt_init", "text"),
     _only(("adapter.soft_prompt_file",), "adapter.soft_prompt_init", "file"),

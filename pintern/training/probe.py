@@ -7,13 +7,18 @@ import numpy as np
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, split_decoder
 from pintern.curriculum import Level
+from pintern.distributed import from_first
 from pintern.evaluation.decode import Generator
 from pintern.evaluation.metrics import score_predictions
 from pintern.evaluation.run import sampling_of, scoring_options
 
 
 def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
-    """The task's score, 0 to 100, on a fixed draw of labelled pairs at a level's prompt."""
+    """The task's score, 0 to 100, on a fixed draw of labelled pairs at a level's prompt.
+
+    Of several processes all generate, and the first one's score is that of all: programs that are
+    run may end in time on one host and not on another, and the stage follows from it.
+    """
     config, prompts = parts.config, parts.prompts
     train = prompts.task.train
     drawn = np.random.default_rng([config.seed, 4]).permutation(len(train))
@@ -30,4 +35,6 @@ def probe_score(parts: Parts, adapter: Adapter, level: Level) -> float:
     predictions = [parts.tokenizer.decode(ids).strip() for ids in made]
     task = prompts.task
     golds = [train[i] for i in drawn]
-    return score_predictions(task.metric, predictions, golds, **scoring_options(parts)).value
+    return from_first(
+        lambda: score_predictions(task.metric, predictions, golds, **scoring_options(parts)).value
+    )

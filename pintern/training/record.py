@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pintern.distributed import is_first
+from pintern.errors import UserError
 from pintern.files import write_atomically, writing
 from pintern.training.programs import Programs
 
@@ -140,19 +141,25 @@ class JsonLines:
     Args:
       path: the file.
       before: keep only lines whose `step` is smaller.
+
+    Raises:
+      UserError: a line that is damaged, but for the last one, which a kill may have cut short.
     """
 
     def __init__(self, path: Path, *, before: int):
-        kept = []
-        if path.exists():
-            for line in path.read_text().splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the line that a kill cut short, and nothing is behind it
-                if row["step"] < before:
-                    kept.append(line)
-        write_atomically(path, "".join(f"{line}\n" for line in kept))
+        lines = path.read_bytes().splitlines() if path.exists() else []
+        steps = [_step_of(line) for line in lines]
+        if None in steps[:-1]:
+            raise UserError(
+                f"{path}, line {steps.index(None) + 1} is damaged: it is no object with a step.",
+                "Remove the line, or put the file back as it was.",
+            )
+        kept = [
+            line
+            for line, step in zip(lines, steps, strict=True)
+            if step is not None and step < before
+        ]
+        write_atomically(path, b"".join(line + b"\n" for line in kept))
         self._path = path
         with writing(path):
             self._file = path.open("ab", buffering=0)
@@ -167,3 +174,12 @@ class JsonLines:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line; None if it has none."""
+    try:
+        step = json.loads(line)["step"]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return step if isinstance(step, int) else None

@@ -1,5 +1,6 @@
 """What a run keeps of its stages' ends, beside its checkpoints."""
 
+import shutil
 from pathlib import Path
 
 from pintern.curriculum import AdaptiveState
@@ -22,7 +23,8 @@ def forget_later(workdir: Path, step: int, *, changed: bool = False) -> None:
       workdir: its folder.
       step: that step.
       changed: whether config or base changed: a teacher that the run would come by again is
-        another one then, and so are its answers.
+        another one then, and so are its answers. Checkpoints of later steps are others too than
+        those that were there and scored.
     """
 
     def remove() -> None:
@@ -31,5 +33,9 @@ def forget_later(workdir: Path, step: int, *, changed: bool = False) -> None:
                 remove_checkpoint(workdir / name, later)
                 if name == "teacher":
                     (workdir / "teacher.jsonl").unlink(missing_ok=True)
+        for scored in (workdir / "eval").glob("*") if changed else ():
+            number = scored.name.partition("-")[0]
+            if number.isdigit() and int(number) > step:
+                shutil.rmtree(scored, ignore_errors=True)
 
     first_before_others(remove)

@@ -13,6 +13,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,7 +27,8 @@ from pintern.evaluation.decode import Generator
 from pintern.evaluation.run import sampling_of
 from pintern.files import write_atomically
 from pintern.models.shared_prefix import prefill
-from pintern.prompts.task import Example
+from pintern.prompts.task import Example, parse_records
+from pintern.prompts.text import read_text
 from pintern.training.checkpoint import Checkpoints
 from pintern.training.step import Teacher, TrainState
 
@@ -102,11 +104,14 @@ def answer_log(
     """Queries of the log with the greedy completions of the teacher that has this adapter on.
 
     Which queries: `config.distill.unlabelled` of them, drawn by the seed.
+
+    Raises:
+      UserError: those that were kept are damaged, or see `_drawn_queries`.
     """
     path = workdir / "teacher.jsonl"
-    known = from_first(lambda: path.read_text() if path.exists() else None)
+    known = from_first(lambda: _kept_answers(path))
     if known is not None:
-        return [Example(**json.loads(line)) for line in known.splitlines()]
+        return [Example(**record) for record in known]
     config, prompts = parts.config, parts.prompts
     asked = _drawn_queries(parts)
     generator = Generator(
@@ -132,6 +137,14 @@ def answer_log(
         lines = "".join(json.dumps(dataclasses.asdict(e)) + "\n" for e in answered)
         from_first(lambda: write_atomically(path, lines))
     return answered
+
+
+def _kept_answers(path: Path) -> list[dict[str, Any]] | None:
+    """The answers that a run was begun with; None if there are none yet."""
+    if not path.exists():
+        return None
+    required = ("query", "completion")
+    return [record for _, record in parse_records(read_text(path), path, required)]
 
 
 def _drawn_queries(parts: Parts) -> list[Example]:
