@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import time
 
 import jax
 import numpy as np
@@ -21,7 +22,7 @@ from pintern.training.checkpoint import Checkpoints, checkpoint_steps
 from pintern.training.data import TrainingData
 from pintern.training.loop import load_data, train
 from pintern.training.probe import probe_score
-from pintern.training.record import JsonLines
+from pintern.training.record import JsonLines, Recorder
 from pintern.training.restore import restore_run
 from pintern.training.stages import forget_later
 from pintern.training.step import TrainState, make_optimizer
@@ -318,6 +319,16 @@ def test_a_line_that_a_kill_cut_short_is_dropped(tmp_path):
     file.close()
     assert [row["step"] for row in tiny.lines(path)] == [0, 1, 2, 3, 4]
     assert tiny.lines(path)[-1]["loss"] == 1.5
+
+
+def test_a_step_without_labelled_pairs_is_told_by_its_kl(tmp_path):
+    """Its loss over none of them is 0, and looks like one that has learned everything."""
+    recorder, told = Recorder(tmp_path, first_step=0, since=time.perf_counter()), []
+    for kl in ({}, {"kl": 0.25}):
+        for loss in (0.0, 1.5):
+            recorder.write({"step": len(told), "loss": loss, "tokens": 8, **kl})
+            told.append(recorder.told)
+    assert told == ["loss=0.000", "loss=1.500", "kl=0.250", "loss=1.500"]
 
 
 @pytest.mark.parametrize("damaged", [b'{"step": 1, "lo', b"5", b"[1]", b'{"loss": 1.5}', b"\xff"])

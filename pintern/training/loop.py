@@ -204,8 +204,7 @@ def _train(config: ConfigDict, workdir: Path, allow_changed: Collection[str]) ->
                 checkpoints.save(step, state, stage)
             # Several processes can only stop at the same step, which they agree on where they meet.
             ended = any_of(bool(stop)) if meeting or jax.process_count() == 1 else False
-            loss = "–" if recorder.last_loss is None else f"{recorder.last_loss:.3f}"
-            bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} loss={loss}")
+            bar.advance(note=f"τ={level.keep_rate:.2f} shots={level.shots} {recorder.told}")
         # Here and not in the loop: a signal may come between its last line and its condition.
         _flush(pending, recorder, programs, data, checkpoints, stage)
         checkpoints.save(step, state, stage)

@@ -37,6 +37,7 @@ class Recorder:
         self._tokens, self._steps, self._last = 0, 0, {}
         self._levels: dict[str, float] = {}
         self.last_loss: float | None = None
+        self.last_kl: float | None = None
         self._writes = is_first()
         if not self._writes:
             return
@@ -44,9 +45,18 @@ class Recorder:
         self._timings = JsonLines(workdir / "timings.jsonl", before=first_step)
         self._board = Board(workdir / "tensorboard", first_step=first_step)
 
+    @property
+    def told(self) -> str:
+        """The last loss, for the progress bar: of a step without labelled pairs it is the KL."""
+        if self.last_loss is None:
+            return "loss=–"
+        if self.last_loss == 0 and self.last_kl is not None:
+            return f"kl={self.last_kl:.3f}"
+        return f"loss={self.last_loss:.3f}"
+
     def write(self, row: dict[str, Any]) -> None:
         """One step's metrics."""
-        self.last_loss = row["loss"]
+        self.last_loss, self.last_kl = row["loss"], row.get("kl")
         if not self._writes:
             return
         self._metrics.write(**row)
