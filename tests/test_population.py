@@ -19,7 +19,6 @@ from pintern.assemble import split_decoder
 from pintern.errors import UserError
 from pintern.models.load import init_model
 from pintern.models.shared_prefix import Batch
-from pintern.training import loop
 from pintern.training.data import TrainingData
 from pintern.training.loop import train
 from pintern.training.members import common_step, same_population, saved_steps
@@ -33,7 +32,6 @@ from pintern.training.stacking import (
     unstack,
 )
 from pintern.training.step import TrainBatch, TrainState, loss_options, make_optimizer, make_step
-from pintern.training.teacher import answer_log
 from pintern.training.variation import members_of
 from pintern.training.workdir import read_config
 
@@ -390,24 +388,6 @@ def test_a_killed_population_resumes_bit_for_bit(tmp_path):
         assert bits(adapter_of(one)) == bits(adapter_of(two))
         scores = json.loads((two / "eval" / "24" / "scores.json").read_text())
         assert f"{scores['score']:.1f}" in next(x for x in out.splitlines() if x.startswith(name))
-
-
-def test_the_time_that_a_teacher_takes_to_answer_is_the_trainings(tmp_path, monkeypatch):
-    hours, clock = [0], time.perf_counter
-    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * hours[0])
-
-    def for_an_hour(*given, **named):
-        hours[0] += 1
-        return answer_log(*given, **named)
-
-    monkeypatch.setattr(loop, "answer_log", for_an_hour)
-    changes = {"distill__weight": 0.5, "distill__teacher": "base", "distill__unlabelled": 4}
-    configs = [tiny.config(seed=seed, **changes) for seed in (0, 1)]
-    train_population(configs, folders(tmp_path, 2))
-    assert train(configs[0], tmp_path / "alone")
-    for folder in (*folders(tmp_path, 2), tmp_path / "alone"):
-        seconds = sum(row["seconds"] for row in tiny.lines(folder / "timings.jsonl"))
-        assert 3600 <= seconds < 7200
 
 
 @pytest.mark.slow

@@ -1,11 +1,15 @@
-"""Who the teacher is, and when."""
+"""Who the teacher is, and when; and that its time is counted."""
+
+import time
 
 import pytest
 import tiny
 
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
+from pintern.training import loop
 from pintern.training.loop import train
+from pintern.training.population import train_population
 from pintern.training.teacher import answer_log
 
 
@@ -70,3 +74,22 @@ def test_the_teacher_of_the_first_stage_has_its_last_adapter(tmp_path):
         row["loss"] for row in rows
     ][:switch]
     assert len(tiny.lines(run / "teacher.jsonl")) <= 4
+
+
+def test_the_time_that_a_teacher_takes_to_answer_is_the_trainings(tmp_path, monkeypatch):
+    hours, clock = [0], time.perf_counter
+    monkeypatch.setattr(time, "perf_counter", lambda: clock() + 3600 * hours[0])
+
+    def for_an_hour(*given, **named):
+        hours[0] += 1
+        return answer_log(*given, **named)
+
+    monkeypatch.setattr(loop, "answer_log", for_an_hour)
+    changes = {"distill__weight": 0.5, "distill__teacher": "base", "distill__unlabelled": 4}
+    configs = [tiny.config(seed=seed, **changes) for seed in (0, 1)]
+    members = [tmp_path / name for name in "ab"]
+    train_population(configs, members)
+    assert train(configs[0], tmp_path / "alone")
+    for folder in (*members, tmp_path / "alone"):
+        seconds = sum(row["seconds"] for row in tiny.lines(folder / "timings.jsonl"))
+        assert 3600 <= seconds < 7200

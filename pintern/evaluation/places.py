@@ -30,13 +30,15 @@ class Places(NamedTuple):
 
     Attributes:
       cache: the groups' prefixes and what the rows have read.
-      clock: tokens chosen since the beginning: the next slot of the ring, but for going around.
+      clock: steps since the beginning. One token each: the next slot of the ring, but for going
+        around. With guesses a step may choose several, and slots go by `count`.
       position: of each row's last chosen token, which is not read yet.
       token: the last chosen one; EOS in a place that is free.
       count: tokens that the row's present tenant has chosen.
       made: all of them; slots still to come hold EOS.
       keys: random stream of each tenant.
-      text: what the tenant's row holds, aligned right behind −1; None where nothing is guessed.
+      text: what the tenant's row holds, aligned right behind −1, of which there are `CONTEXT` at
+        least; None where nothing is guessed.
     """
 
     cache: Cache
