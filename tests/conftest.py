@@ -54,3 +54,12 @@ def few_programs() -> Iterator[None]:
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """Products in float32 as they are written, where a device would take less of it."""
+    import jax
+
+    with jax.default_matmul_precision("highest"):
+        yield

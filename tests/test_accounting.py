@@ -15,6 +15,7 @@ from pintern.report.accounting import (
     cost_per_request,
     cost_saving,
     machine_cost,
+    pays_after,
     speedup,
     summarise,
     token_reduction,
@@ -103,6 +104,11 @@ def test_break_even():
     assert break_even_requests(0.0, 2.0, 1.0) == 0
     assert break_even_requests(1.0, 1.0, 1.0) is None
     assert break_even_requests(1.0, 1.0, 2.0) is None
+
+
+def test_a_training_pays_after_whole_requests():
+    told = {None: "never", 0.0: "0", 0.2: "1", 3.0: "3", 1234.5: "1,235"}
+    assert {requests: pays_after(requests) for requests in told} == told
 
 
 def test_at_break_even_both_have_cost_the_same():

@@ -21,15 +21,11 @@ from pintern.models.layout import parameters_by_path
 from pintern.models.linear import LayerAdapter, Linear
 from pintern.models.merge import merge_lora
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 TOKENS = jnp.arange(2 * 7).reshape(1, 2, 7) % VOCAB
 POSITIONS = jnp.broadcast_to(jnp.arange(7), (1, 2, 7))
 family = pytest.mark.parametrize("family", list(CONFIGS))
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 model = functools.cache(random_decoder)

@@ -19,16 +19,12 @@ from pintern.evaluation.turns import bucket, pad_rows
 from pintern.evaluation.unroll import unrolled
 from pintern.models.split import SplitDecoder
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 NEW = 6
 ROOM = 64  # slots of the naive sequence: one program for all of them
 NEVER = 599  # an id that the greedy answers below don't hold
 PREFIX = tuple(range(40, 53))
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @functools.cache

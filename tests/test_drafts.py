@@ -2,7 +2,6 @@
 
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -15,15 +14,11 @@ from pintern.evaluation.decode import Generator, _row_keys
 from pintern.evaluation.drafts import CONTEXT, guess, known_tokens
 from pintern.evaluation.sampling import Sampling
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 NEW, NEVER, EOS = 12, 599, 1
 WILD = 3.0  # a temperature at which anything is drawn
 PREFIX = tuple(range(40, 53))
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @functools.cache

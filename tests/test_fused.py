@@ -16,13 +16,9 @@ from pintern.models.decoder import Decoder
 from pintern.models.fused import choose_attention, fused_attention
 from pintern.models.shared_prefix import positions_of, prefill
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 GROUPS, ROWS, QUERIES, PREFIX, DIM = 2, 3, 5, 4, 8
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def drawn(*shape: int, seed: int) -> jax.Array:

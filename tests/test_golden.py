@@ -14,17 +14,13 @@ from pintern.models.families import FAMILIES, decoder_config
 from pintern.models.load import Checkpoint, load_model, save_model
 from pintern.models.rope import rotary_angles
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = sorted(path.parent.name for path in FIXTURES.glob("*/reference.json"))
 ROPE = json.loads((FIXTURES / "rope.json").read_text())
 
 family = pytest.mark.parametrize("name", NAMES)
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @functools.cache

@@ -14,14 +14,10 @@ from pintern.models.load import Checkpoint, load_model
 from pintern.models.shared_prefix import cross_entropy
 from pintern.prompts.tokens import PieceTokenizer
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 STORIES = Path(__file__).parents[1] / ".." / "shared" / "models" / "stories260K"
 GPT2 = Path(__file__).parent / "fixtures" / "gpt2"
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @functools.cache

@@ -25,16 +25,12 @@ from pintern.models.prompt_loss import prompt_nats
 from pintern.models.shared_prefix import Batch, cross_entropy, read_batch
 from pintern.training.step import TrainBatch, TrainState, make_step
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 WEIGHT = 0.3
 families = pytest.mark.parametrize(
     ("family", "virtual"), [(name, virtual) for name in CONFIGS for virtual in (0, 3)]
 )
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 def weighted(where: str, seed: int) -> tuple[Batch, jax.Array]:

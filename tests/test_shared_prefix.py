@@ -22,6 +22,8 @@ from pintern.models.shared_prefix import (
     target_logits,
 )
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 # Real tokens of each group's prefix, and of its rows. Their sums fall on few lengths, because each
 # length is one more compilation of the reference.
 PREFIXES = (4, 2)
@@ -44,12 +46,6 @@ with_virtual = pytest.mark.parametrize(
 jit = functools.partial(
     jax.jit, static_argnames="family", compiler_options={"xla_backend_optimization_level": 0}
 )
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 model = functools.cache(random_decoder)

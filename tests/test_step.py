@@ -28,14 +28,10 @@ from pintern.training.step import (
     reset_moments,
 )
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 FULL = Level(1.0, 1)
 ANSWERED = [Example(f"Where is the {c} bracket?", "shelf 1", c) for c in ("red", "blue", "grey")]
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @functools.cache

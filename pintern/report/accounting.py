@@ -159,6 +159,11 @@ def break_even_requests(
     return training_cost / (cost_before - cost_after)
 
 
+def pays_after(requests: float | None) -> str:
+    """Break-even requests as a reader counts them: whole ones, or `never`."""
+    return "never" if requests is None else f"{math.ceil(requests):,}"
+
+
 def machine_cost(seconds: float, usd_per_hour: float) -> float:
     """USD for a machine that is rented by the hour."""
     return seconds / SECONDS_PER_HOUR * usd_per_hour

@@ -5,6 +5,7 @@ from html import escape
 from pathlib import Path
 
 from pintern.report import pieces
+from pintern.report.accounting import pays_after
 from pintern.report.table import BEST, footer, table_cells
 
 
@@ -130,4 +131,4 @@ def _requests(costs: Mapping, trained: bool) -> list[str]:
     if not trained:
         return ["–", "–"]
     keys = ("break_even_requests", "break_even_requests_vs_cached")
-    return ["never" if costs[key] is None else f"{costs[key]:,.0f}" for key in keys]
+    return [pays_after(costs[key]) for key in keys]

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
+from pintern.report.accounting import pays_after
 from pintern.report.drawing import (
     BLUE,
     GREEN,
@@ -178,7 +179,7 @@ def plot_cost(summary: dict, path: Path | str) -> None:
 def _requests(arm: dict, key: str) -> str:
     if not arm["training_seconds"]:
         return "–"
-    return "never" if arm[key] is None else f"{arm[key]:,.0f}"
+    return pays_after(arm[key])
 
 
 def _kind(arm: dict) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 
+from pintern.report.accounting import pays_after
 from pintern.studies.across import Part
 from pintern.studies.results import Result
 from pintern.studies.study import PaperTable, Study
@@ -113,8 +114,8 @@ def _columns(study: Study, group: Sequence[Result]) -> list[Column]:
     ]
     if any(r.break_even is not None for r in group):
         columns += [
-            ("pays after", lambda r: _number(r.break_even, ",.0f")),
-            ("vs cached", lambda r: _number(r.break_even_cached, ",.0f")),
+            ("pays after", lambda r: _pays_after(r.break_even)),
+            ("vs cached", lambda r: _pays_after(r.break_even_cached)),
         ]
     for name, path in MEASURES.items():
         if any(r.mean(path) is not None for r in group):
@@ -223,6 +224,10 @@ def _numeric_paths(line: dict, groups: Sequence[str]) -> list[str]:
 
 def _number(value: float | None, form: str, scale: float = 1) -> str:
     return "–" if value is None else format(scale * value, form).replace("-", "−")
+
+
+def _pays_after(requests: float | None) -> str:
+    return "–" if requests is None else pays_after(requests)
 
 
 def _p(p: float | None) -> str:

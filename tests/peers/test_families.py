@@ -19,6 +19,8 @@ from pintern.models.families import FAMILIES  # noqa: E402
 from pintern.models.load import Checkpoint, load_model  # noqa: E402
 from pintern.models.shared_prefix import positions_of, prefill  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 # Most of the time would go into compiling programs that run once.
 jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 STEPS = 6
@@ -114,12 +116,6 @@ SHAPES = {
 }
 CASES = [(name, number) for name, shapes in SHAPES.items() for number in range(len(shapes))]
 case = pytest.mark.parametrize(("name", "number"), CASES)
-
-
-@pytest.fixture(autouse=True)
-def full_precision():
-    with jax.default_matmul_precision("highest"):
-        yield
 
 
 @pytest.fixture(scope="module")
