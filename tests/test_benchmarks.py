@@ -5,6 +5,8 @@ import tiny
 WRONG = {
     ("training", "--cases=foo"): "train_recurrent_8, train_recurrent_32",
     ("training_gpu",): "benchmarks.training_gpu needs an NVIDIA GPU",
+    ("tokens_gpu",): "benchmarks.tokens_gpu needs an NVIDIA GPU",
+    ("tokens_gpu", "--rows=x"): "whole numbers above 0",
     ("retrieval", "--items=10", "--queries=20"): "--items is to be at least --queries",
     ("population", "--members=x"): "whole numbers above 0",
     ("population", "--members=0"): "whole numbers above 0",

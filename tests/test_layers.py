@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from pintern.adapters.adapter import LoraPair
-from pintern.models.layers import normalised
 from pintern.models.linear import Joined, LayerAdapter, Linear, by_a, each_of
+from pintern.models.norms import normalised
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 6, 8), (3, 8)])

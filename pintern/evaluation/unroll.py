@@ -13,8 +13,8 @@ from flax import nnx
 from jaxtyping import Array
 
 from pintern.models.decoder import Decoder
-from pintern.models.layers import MLP
 from pintern.models.linear import Linear
+from pintern.models.mlp import MLP
 
 
 def unrolled(graph: nnx.GraphDef, base: nnx.State) -> tuple[nnx.GraphDef, nnx.State]:

@@ -8,8 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
-from pintern.models.layers import norm_of
 from pintern.models.linear import INIT_STD, Joined, LayerAdapter, Linear, each_of
+from pintern.models.norms import Norm, norm_of
 from pintern.models.rope import apply_rotary
 from pintern.models.segments import Segment, mix, mix_written
 from pintern.models.sharding import whole_heads
@@ -85,10 +85,14 @@ class Attention(nnx.Module):
         x: Float[Array, "group row query model"],
         rotary: tuple[Float[Array, "group row query half"], ...] | None,
         adapter: LayerAdapter,
+        norm: Norm | None = None,
     ) -> tuple[Float[Array, "group row query heads dim"], KV]:
-        """Queries, and the keys and values that this row adds, with rotary positions applied."""
+        """Queries, and the keys and values that this row adds, with rotary positions applied.
+
+        Of norm(x), where a norm is given: to a joined map, for a token alone.
+        """
         if self.joined is not None:
-            q, k, v = self.joined(x, adapter)
+            q, k, v = self.joined(x, adapter, norm)
         elif not self.fused:
             q, k, v = each_of((self.query, self.key, self.value), x, adapter)
         elif self.by_head:

@@ -6,11 +6,13 @@ from typing import Any
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from pintern.models import alone
 from pintern.models.attention import Attention
 from pintern.models.config import DecoderConfig
 from pintern.models.experts import Experts, Routed
-from pintern.models.layers import MLP, norm_of
 from pintern.models.linear import LayerAdapter
+from pintern.models.mlp import MLP
+from pintern.models.norms import norm_of
 
 
 class Block(nnx.Module):
@@ -32,7 +34,7 @@ class Block(nnx.Module):
     def __call__(
         self,
         hidden: Float[Array, "group row slot model"],
-        attend: Callable[[Array], tuple[Array, Any]],
+        attend: Callable[..., tuple[Array, Any]],
         adapter: LayerAdapter,
         real: Bool[Array, "group row slot"],
         pick: Callable[[Array], Array],
@@ -42,7 +44,8 @@ class Block(nnx.Module):
         Args:
           hidden: the residual stream.
           attend: maps the attention's input to its result at the places that are picked, and gives
-            what is to be kept of it.
+            what is to be kept of it. For a token alone it takes the norm before it too, and what
+            the result is added to.
           adapter: this layer's.
           real: which tokens are no padding, for the router's statistics.
           pick: takes `[group, row, slot, …]` at the places whose hidden states are asked for.
@@ -56,6 +59,9 @@ class Block(nnx.Module):
             hidden = self.attention_norm(hidden + mixed)
             out, routed = self._feed(hidden, adapter, real)
             return self.mlp_norm(hidden + out), kept, routed
+        if self._joins_all(hidden):
+            hidden, kept = attend(hidden, norm=self.attention_norm, residual=hidden)
+            return self.mlp.added(hidden, adapter, self.mlp_norm, hidden), kept, None
         mixed, kept = attend(self.attention_norm(hidden))
         hidden, real = pick(hidden), pick(real)
         if self.attention_post_norm is not None:
@@ -65,6 +71,18 @@ class Block(nnx.Module):
         if self.mlp_post_norm is not None:
             out = self.mlp_post_norm(out)
         return hidden + out, kept, routed
+
+    def _joins_all(self, hidden: Array) -> bool:
+        """Whether norms, maps and sums are done together (`alone`)."""
+        return (
+            alone.is_alone(*hidden.shape[:-1])
+            and self.norm_placement == "pre"
+            and not self.parallel
+            and self.attention_norm.kind == "rms"
+            and self.attention.joined is not None
+            and isinstance(self.mlp, MLP)
+            and self.mlp.joined is not None
+        )
 
     def _feed(self, x: Array, adapter: LayerAdapter, real: Array) -> tuple[Array, Routed | None]:
         if isinstance(self.mlp, Experts):

@@ -26,8 +26,8 @@ from pintern.models.block import Block
 from pintern.models.cache import Cache, write_rows, write_slots
 from pintern.models.config import DecoderConfig
 from pintern.models.experts import Routed
-from pintern.models.layers import norm_of
 from pintern.models.linear import INIT_STD, LayerAdapter, Linear, by_outputs
+from pintern.models.norms import Norm, norm_of
 from pintern.models.sharding import gathered, split_hidden, split_vocab, whole_slots
 from pintern.models.stack import at_places, one_by_one, through_stack
 from pintern.models.views import views_of
@@ -188,8 +188,10 @@ class Decoder(nnx.Module):
                 )
             queries, found = (wanted, None) if lists else (None, wanted)
 
-            def attend(x: Array) -> tuple[Array, KV]:
-                q, new = block.attention.project(x, rotary, share)
+            def attend(
+                x: Array, *, norm: Norm | None = None, residual: Array | None = None
+            ) -> tuple[Array, KV]:
+                q, new = block.attention.project(x, rotary, share, norm)
                 new = KV(whole_slots(new.keys), whole_slots(new.values))
                 rows = new if own.rows is None else write_rows(own.rows, new, cache.length)
                 mixed = fused.attend(
@@ -200,7 +202,10 @@ class Decoder(nnx.Module):
                     jax.tree.map(lambda mask: at_places(mask, queries), masks),
                     causal=causal and queries is None,
                 )
-                return block.attention.output(at_places(mixed, found), share), rows
+                mixed = at_places(mixed, found)
+                if residual is not None:
+                    return block.attention.output.added(mixed, share, residual), rows
+                return block.attention.output(mixed, share), rows
 
             hidden, rows, routed = block(
                 hidden, attend, share, real, lambda x: at_places(x, wanted)

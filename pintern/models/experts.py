@@ -19,8 +19,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from pintern.models.config import DecoderConfig
-from pintern.models.layers import ACTIVATIONS
 from pintern.models.linear import INIT_STD
+from pintern.models.mlp import ACTIVATIONS
 from pintern.models.sharding import ROWS, gathered, rows_over
 
 

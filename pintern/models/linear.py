@@ -8,14 +8,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 from pintern.adapters.adapter import LoraPair
+from pintern.models import alone
+from pintern.models.norms import Norm
 from pintern.models.sharding import gathered
 
 INIT_STD = 0.02
 _FEW_ROWS = 64  # from about 128 on XLA:CPU multiplies as fast in either order
-_BLOCKS = 8  # of two to sixteen any is as good
 
 
 class LayerAdapter(NamedTuple):
@@ -76,9 +78,9 @@ def by_outputs(
     barrier = jax.lax.optimization_barrier
     flat = x.reshape(-1, x.shape[-1])
     rows, outputs = len(flat), len(w)
-    if rows == 1 and outputs % _BLOCKS == 0:
-        repeated = barrier(jnp.broadcast_to(flat, (_BLOCKS, *flat.shape)))
-        blocks = w.reshape(_BLOCKS, -1, w.shape[1])
+    blocks = alone.in_blocks(w)
+    if rows == 1 and len(blocks) > 1:
+        repeated = barrier(jnp.broadcast_to(flat, (len(blocks), *flat.shape)))
         y = barrier(jnp.einsum("boi,bri->bor", blocks, repeated))
     elif rows <= _FEW_ROWS:
         y = jax.lax.platform_dependent(
@@ -131,12 +133,36 @@ class Linear(nnx.Module):
         """Maps `[..., in]` to `[..., out]` in the dtype of `x`; `low` as `by_a` gives it."""
         return _updated(self.unadapted(x), x, self.name, adapter, low)
 
+    def added(
+        self,
+        x: Float[Array, "*batch in"],
+        adapter: LayerAdapter,
+        residual: Float[Array, "*batch out"],
+    ) -> Float[Array, "*batch out"]:
+        """`residual`, and what the map makes of x; of a token alone in one sum."""
+        plain = self.bias is None and self.kernel_scale is None and self.name not in adapter.lora
+        if plain and self.out_first and alone.is_alone(*x.shape[:-1]):
+            out = alone.onto(residual.reshape(-1), x.reshape(-1), self.kernel[...])
+            return out.reshape(residual.shape)
+        return residual + self(x, adapter)
+
     def unadapted(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         """x·W + b."""
-        y = self._product(x)
+        return self._finished(self._product(x), x.dtype)
+
+    def behind(self, norm: Norm, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        """norm(x)·W + b of a token alone in one sum."""
+        y = alone.behind_norm(x.reshape(-1), self.kernel[...], norm.factors(), norm.eps)
+        return self._finished(y.reshape(*x.shape[:-1], -1), x.dtype)
+
+    def _finished(
+        self, y: Float[Array, "*batch out"], dtype: DTypeLike
+    ) -> Float[Array, "*batch out"]:
+        """A product in its dtype, with what int8 and the bias ask for."""
         if self.kernel_scale is not None:
-            y = (y * self.kernel_scale[...]).astype(x.dtype)
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+            y = y * self.kernel_scale[...]
+        y = y.astype(dtype)
+        return y if self.bias is None else y + self.bias[...].astype(dtype)
 
     def _product(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         def by(kernel: Num[Array, "in out"], x: Array) -> Array:
@@ -180,9 +206,12 @@ class Joined(nnx.Module):
                 getattr(self.whole, name).set_value(jnp.concatenate(values, along))
 
     def __call__(
-        self, x: Float[Array, "*batch in"], adapter: LayerAdapter
+        self, x: Float[Array, "*batch in"], adapter: LayerAdapter, norm: Norm | None = None
     ) -> list[Float[Array, "*batch out"]]:
-        """What each map makes of x."""
+        """What each map makes of x; of norm(x) where a norm is given, for a token alone."""
+        if norm is not None and adapter.lora.keys().isdisjoint(self.names):
+            return jnp.split(self.whole.behind(norm, x), self.ends, axis=-1)
+        x = x if norm is None else norm(x)
         parts = jnp.split(self.whole.unadapted(x), self.ends, axis=-1)
         lows = by_a(x, adapter, self.names)
         found = zip(parts, self.names, lows, strict=True)

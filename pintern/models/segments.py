@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from pintern.models import alone
+
 # Finite, so that a row which is all padding yields numbers and not NaN.
 _MASKED = -1e30
 _MANY = 1 << 22  # scores of all heads, 16 MiB
@@ -99,6 +101,9 @@ def mix_written(
     That is read as it lies: any other shape or order, and XLA:CPU would write a copy of it with
     every token.
     """
+    group, _, row, _, query, _ = q.shape
+    if not segments and alone.is_alone(group, row, query):
+        return _mix_alone(bend, q, written)
     reads = [*(_read(q, segment) for segment in segments), _read_written(q, written)]
     return _heads_together(_softmax(bend, q, [*segments, written], reads)[0])
 
@@ -202,6 +207,25 @@ def _softmax(
         total += weights.sum(-1, keepdims=True)
         out += read.weigh(weights.astype(q.dtype))
     return (out / total).astype(q.dtype), _Normaliser(highest, total)
+
+
+def _mix_alone(
+    bend: Bend, q: Queries, written: Segment
+) -> Float[Array, "group row query kv_head*head*dim"]:
+    """What one token sees, where all of it was written: scores and softmax in one kernel.
+
+    XLA:GPU makes one of them where the scores are sums, the queries are there already, and the
+    weights are normalised before their product with the values.
+    """
+    dtype, (_, kv_head, _, head, _, dim) = q.dtype, q.shape
+    q = jax.lax.optimization_barrier(q).reshape(kv_head, head, 1, dim).astype(jnp.float32)
+    keys, values = (x.reshape(kv_head, -1, dim) for x in (written.keys, written.values))
+    scores = (q * keys[:, None].astype(jnp.float32)).sum(-1)[None, :, None, :, None]
+    scores = bend(scores, written.distance)
+    scores = jnp.where(written.mask[:, None, :, None], scores, _MASKED)
+    weights = jax.nn.softmax(scores, axis=-1)[0, :, 0, :, 0].astype(dtype)
+    weights = jax.lax.optimization_barrier(weights)
+    return jnp.einsum("khs,ksd->khd", weights, values.astype(dtype)).reshape(1, 1, 1, -1)
 
 
 def _heads_together(x: Queries) -> Float[Array, "group row query kv_head*head*dim"]:

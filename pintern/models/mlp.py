@@ -1,16 +1,15 @@
-"""The pieces of a block beside its linear maps: norms and the MLP."""
+"""The MLP of a block."""
 
 import functools
-from typing import Literal
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from pintern.models.config import DecoderConfig
 from pintern.models.linear import INIT_STD, Joined, LayerAdapter, Linear, each_of
+from pintern.models.norms import Norm
 
 ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -18,70 +17,6 @@ ACTIVATIONS = {
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
 }
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def normalised(x: Float[Array, "*batch width"], eps: float) -> Float[Array, "*batch width"]:
-    """x over its root mean square, `√(mean(x²) + ε)` of its last axis (RMSNorm, 1910.07467).
-
-    The derivative has a sum of products over that axis. Written as such behind a leading axis of 1,
-    as the group's mostly is, XLA:CPU takes many times as long for it as for the same product of
-    vectors.
-    """
-    return _normalised_forward(x, eps)[0]
-
-
-def _normalised_forward(x: Array, eps: float) -> tuple[Array, tuple[Array, Array]]:
-    factor = jax.lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + eps)
-    out = x * factor
-    return out, (out, factor)
-
-
-def _normalised_backward(eps: float, residual: tuple[Array, Array], d_out: Array) -> tuple[Array]:
-    out, factor = residual
-    along = jnp.einsum("...w,...w->...", d_out, out, precision="highest") / out.shape[-1]
-    return (factor * (d_out - out * along[..., None]),)
-
-
-normalised.defvjp(_normalised_forward, _normalised_backward)
-
-
-class Norm(nnx.Module):
-    """Root-mean-square or layer normalisation over the last axis, computed in float32."""
-
-    def __init__(
-        self,
-        width: int,
-        *,
-        kind: Literal["rms", "layer"] = "rms",
-        eps: float,
-        offset: bool = False,
-    ):
-        self.kind, self.eps, self.offset = kind, eps, offset
-        self.scale = nnx.Param(jnp.zeros(width) if offset else jnp.ones(width))
-        self.bias = nnx.Param(jnp.zeros(width)) if kind == "layer" else None
-
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        """Normalises in float32 and returns the dtype of `x`."""
-        h = x.astype(jnp.float32)
-        if self.kind == "layer":
-            h = h - h.mean(-1, keepdims=True)
-        h = normalised(h, self.eps)
-        scale = self.scale[...].astype(jnp.float32)
-        h = h * (1 + scale if self.offset else scale)
-        if self.bias is not None:
-            h = h + self.bias[...].astype(jnp.float32)
-        return h.astype(x.dtype)
-
-
-def norm_of(config: DecoderConfig, width: int | None = None) -> Norm:
-    """The norm of a config over `width`, which is the model's where it isn't given."""
-    return Norm(
-        config.model_dim if width is None else width,
-        kind=config.norm,
-        eps=config.norm_eps,
-        offset=config.norm_offset,
-    )
 
 
 class MLP(nnx.Module):
@@ -131,6 +66,17 @@ class MLP(nnx.Module):
         else:
             gate, up = None, self.up(x, adapter)
         return after_up(up, gate)
+
+    def added(
+        self,
+        x: Float[Array, "*batch model"],
+        adapter: LayerAdapter,
+        norm: Norm,
+        residual: Float[Array, "*batch model"],
+    ) -> Float[Array, "*batch model"]:
+        """`residual`, and what a joined map makes of norm(x), for a token alone."""
+        gate, up = self.joined(x, adapter, norm)
+        return self.down.added(ACTIVATIONS[self.activation](gate) * up, adapter, residual)
 
     def join(self) -> None:
         """Makes one map of the two that read the same."""
