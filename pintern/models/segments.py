@@ -12,6 +12,7 @@ next operation finds in the cache.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,8 +103,8 @@ def mix_written(
     every token.
     """
     group, _, row, _, query, _ = q.shape
-    if not segments and alone.is_alone(group, row, query):
-        return _mix_alone(bend, q, written)
+    if alone.is_alone(group, row, query):
+        return _mix_alone(bend, q, [*segments, written])
     reads = [*(_read(q, segment) for segment in segments), _read_written(q, written)]
     return _heads_together(_softmax(bend, q, [*segments, written], reads)[0])
 
@@ -210,22 +211,29 @@ def _softmax(
 
 
 def _mix_alone(
-    bend: Bend, q: Queries, written: Segment
+    bend: Bend, q: Queries, segments: Sequence[Segment]
 ) -> Float[Array, "group row query kv_head*head*dim"]:
-    """What one token sees, where all of it was written: scores and softmax in one kernel.
+    """What one token sees, in as few kernels as XLA:GPU makes of it.
 
-    XLA:GPU makes one of them where the scores are sums, the queries are there already, and the
-    weights are normalised before their product with the values.
+    Scores and softmax are one where scores are sums, the queries are there already, and the weights
+    are normalised before their product with the values. Of two products with the same queries XLA
+    makes one, for which it copies all keys.
     """
     dtype, (_, kv_head, _, head, _, dim) = q.dtype, q.shape
     q = jax.lax.optimization_barrier(q).reshape(kv_head, head, 1, dim).astype(jnp.float32)
-    keys, values = (x.reshape(kv_head, -1, dim) for x in (written.keys, written.values))
-    scores = (q * keys[:, None].astype(jnp.float32)).sum(-1)[None, :, None, :, None]
-    scores = bend(scores, written.distance)
-    scores = jnp.where(written.mask[:, None, :, None], scores, _MASKED)
-    weights = jax.nn.softmax(scores, axis=-1)[0, :, 0, :, 0].astype(dtype)
-    weights = jax.lax.optimization_barrier(weights)
-    return jnp.einsum("khs,ksd->khd", weights, values.astype(dtype)).reshape(1, 1, 1, -1)
+    scores = []
+    for segment in segments:
+        keys = segment.keys.reshape(kv_head, 1, -1, dim).astype(jnp.float32)
+        score = bend((q * keys).sum(-1)[None, :, None, :, None], segment.distance)
+        scores.append(jnp.where(segment.mask[:, None, :, None], score, _MASKED)[0, :, 0, :, 0])
+    weights = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(dtype)
+    ends = itertools.accumulate(score.shape[-1] for score in scores[:-1])
+    parts = jax.lax.optimization_barrier(jnp.split(weights, list(ends), axis=-1))
+    out = 0.0
+    for part, segment in zip(parts, segments, strict=True):
+        values = segment.values.reshape(kv_head, -1, dim).astype(dtype)
+        out += jnp.einsum("khs,ksd->khd", part, values, preferred_element_type=jnp.float32)
+    return out.astype(dtype).reshape(1, 1, 1, -1)
 
 
 def _heads_together(x: Queries) -> Float[Array, "group row query kv_head*head*dim"]:
