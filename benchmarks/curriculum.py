@@ -26,7 +26,7 @@ from absl import flags
 from benchmarks import measure
 from pintern import cli
 
-STEPS = flags.DEFINE_integer("steps", 400, "Of the run; a multiple of 5 × --stages.", lower_bound=1)
+STEPS = flags.DEFINE_integer("steps", 320, "Of the run; a multiple of 5 × --stages.", lower_bound=1)
 LONG = flags.DEFINE_integer(
     "long", 2400, "Steps of the run whose padding is told besides.", lower_bound=1
 )

@@ -6,7 +6,7 @@
 
 Records are rendered, tokenised, given retrieved examples (BM25, each its two nearest) and made into
 rows, as a run does before its first step; then everything once more, from what was kept on disk.
-Examples are searched for every twentieth record among all of them, and that part's time is scaled;
+Examples are searched for every fortieth record among all of them, and that part's time is scaled;
 a part's neighbours aren't kept, so that the second time token ids and index alone come from disk.
 Beside it stands what training takes: rows a second of the bundled model at the company task. Start
 times are of new processes: `--help`, and the quickstart's configuration to the end of its first
@@ -31,7 +31,7 @@ from pintern import cli
 
 RECORDS = flags.DEFINE_integer("records", 100_000, "Labelled pairs of the pool.", lower_bound=3)
 SAMPLE = flags.DEFINE_integer(
-    "sample", 20, "Examples are searched for every so many-th record.", lower_bound=1
+    "sample", 40, "Examples are searched for every so many-th record.", lower_bound=1
 )
 STEPS = flags.DEFINE_integer(
     "steps", 24, "Of the training run whose consumption is measured.", lower_bound=4

@@ -224,7 +224,7 @@ def recurrent(
 def soft_prompt(target: float, vocab: int, *, virtual: int, rows: int, sizes: tuple) -> Case:
     """One step of prompt tuning over equal short rows; `sizes` are query, completion."""
     case = recurrent(rows, target, vocab, sizes=(0, *sizes), name="train_soft_prompt")
-    return dataclasses.replace(case, virtual=virtual, micro=rows, repeats=7)
+    return dataclasses.replace(case, virtual=virtual, micro=rows, repeats=5)
 
 
 def plain(
