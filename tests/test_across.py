@@ -12,6 +12,7 @@ from pintern.evaluation.run import write_lines
 from pintern.studies.across import across_tasks, transfers_of
 from pintern.studies.results import dig, read_predictions, results_of
 from pintern.studies.study import Row, Study, cells_of
+from pintern.studies.tables import legend
 
 TASKS, SEEDS, EXAMPLES = ("a", "b"), (0, 1, 2), 40
 SHARE = {"weak": 0.2, "strong": 0.8}
@@ -55,6 +56,7 @@ def lines(tmp_path):
                         "model": "nano",
                         "seed": seed,
                         "metric": "exact",
+                        "signature": "exact|pintern-1",
                         "factors": {},
                         "predictions": file,
                         "score": sum(scores) / EXAMPLES,
@@ -96,6 +98,15 @@ def test_contrasts_pool_the_tasks(lines, tmp_path):
     assert float(strong[2]) == pytest.approx(mean["strong"] - mean["weak"], abs=0.06)
     assert float(strong[4]) < 0.001
     assert same[2:] == ["+0.0", "+0.0 to +0.0", "1.0000"]
+
+
+def test_scores_that_were_computed_in_several_ways_are_told(lines, tmp_path):
+    found, _ = tables(lines, tmp_path)
+    assert "several ways" not in legend(study(), found)
+    lines[0]["signature"] = "exact|pintern-2"
+    found, _ = tables(lines, tmp_path)
+    told = "Scores on a were computed in several ways: 5 by exact|pintern-1; 1 by exact|pintern-2."
+    assert legend(study(), found).endswith(told)
 
 
 def test_transfer_leaves_the_own_task_out_of_the_mean(lines, tmp_path):

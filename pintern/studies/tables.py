@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from pintern.report.accounting import pays_after
@@ -146,7 +147,21 @@ def legend(study: Study, results: Sequence[Result]) -> str:
         )
     if any(r.mean("measures.kl.final") is not None for r in results):
         parts.append("KL: nats per token of gold completions, from the prompted base to the arm.")
-    return " ".join(parts)
+    return " ".join(parts + _scored_apart(results))
+
+
+def _scored_apart(results: Sequence[Result]) -> list[str]:
+    """Names the tasks whose cells were scored in several ways, as by another library's version."""
+    found: dict[str, Counter[str]] = {}
+    for r in results:
+        found.setdefault(r.task, Counter()).update(line["signature"] for line in r.lines.values())
+    return [
+        f"Scores on {task} were computed in several ways: "
+        + "; ".join(f"{count} by {signature}" for signature, count in ways.most_common())
+        + "."
+        for task, ways in found.items()
+        if len(ways) > 1
+    ]
 
 
 def statistics_note() -> str:
