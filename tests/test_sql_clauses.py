@@ -39,9 +39,12 @@ JOIN = "FROM singer AS T1 JOIN concert AS T2 ON T1.singer_id = T2.singer_id"
         ),
         (
             "SELECT country, count(*) FROM singer GROUP BY country, age",
-            "SELECT count(*), country FROM singer GROUP BY age, country",
+            "SELECT count(*), country FROM singer AS x GROUP BY x.country, Age",
         ),
-        (f"SELECT T1.name {JOIN} GROUP BY T1.name", f"SELECT T1.name {JOIN} GROUP BY T2.name"),
+        (
+            f"SELECT T1.name {JOIN} GROUP BY T1.singer_id",
+            f"SELECT T1.name {JOIN} GROUP BY T2.singer_id",
+        ),
         (
             "SELECT name FROM singer ORDER BY age LIMIT 1",
             "SELECT name FROM singer ORDER BY age ASC LIMIT 5",
@@ -86,6 +89,8 @@ def test_the_same(one, other):
             "SELECT name FROM singer ORDER BY age, name",
             "SELECT name FROM singer ORDER BY name, age",
         ),
+        ("SELECT age FROM singer GROUP BY age, name", "SELECT age FROM singer GROUP BY name, age"),
+        (f"SELECT T1.name {JOIN} GROUP BY T1.name", f"SELECT T1.name {JOIN} GROUP BY T2.name"),
         ("SELECT name FROM singer ORDER BY age", "SELECT name FROM singer ORDER BY age DESC"),
         ("SELECT name FROM singer ORDER BY age", "SELECT name FROM singer ORDER BY age LIMIT 1"),
         (

@@ -2,11 +2,12 @@
 
 The rules are those of Spider's own script at its defaults: constants and DISTINCT don't count,
 aliases are resolved, columns that foreign keys tie together are one, and the parts of a clause are
-a set, except under ORDER BY. Of FROM the tables count and not the conditions of joins; of LIMIT
-that there is one; of GROUP BY the columns' names. Three deviations, where the script can't read a
-query or looks closer than its own rule: nested queries are compared by the same sets, not by the
-order of their text; a left join isn't an inner one; and any expression of SQLite's is read, where
-the script fails on most.
+a set, except under GROUP BY and ORDER BY. Of FROM the tables count and not the conditions of joins;
+of LIMIT that there is one. Where the script can't read a query, or has no rule for it, there are
+deviations: nested queries and HAVING are compared by the same sets, not by the order of their text;
+a left join isn't an inner one; a column that another is compared with counts, as does the direction
+of each column under ORDER BY; and any expression of SQLite's is read, where the script fails on
+most.
 """
 
 from __future__ import annotations
@@ -146,7 +147,8 @@ def _query(node: exp.Expression, outer: _Scope) -> Clauses:
         _bag(_value(item, scope) for item in node.expressions),
         _bag(_tables(node, scope)),
         _conditions(node.args.get("where"), scope),
-        _bag(_bare(_value(item, scope)) for item in group.expressions) if group else _bag(()),
+        # In their order and with their tables: of the script's two looks at them, the closer one.
+        tuple(_value(item, scope) for item in group.expressions) if group else (),
         _conditions(having, scope),
         _order(node, scope),
         node.args.get("limit") is not None,
@@ -155,11 +157,6 @@ def _query(node: exp.Expression, outer: _Scope) -> Clauses:
 
 def _bag(items: Iterator[tuple]) -> frozenset:
     return frozenset(Counter(items).items())
-
-
-def _bare(value: tuple) -> tuple:
-    """A column without its table: how the script compares GROUP BY."""
-    return ("column", value[1].rpartition(".")[2]) if value[0] == "column" else value
 
 
 def _sources(node: exp.Select) -> list[tuple[str, exp.Expression]]:
