@@ -63,12 +63,21 @@ def test_nlc2cmd_is_the_published_accuracy(gold, predicted, score):
         ('grep "" f', [("grep", [], ["", "f"])]),
         ("while read x; do echo $x; done", [("read", [], ["x"]), ("echo", [], ["$x"])]),
         ("(cd a && ls) || true", [("cd", [], ["a"]), ("ls", [], []), ("true", [], [])]),
+        ("cd a\nls -l\r\nwc", [("cd", [], ["a"]), ("ls", ["-l"], []), ("wc", [], [])]),
+        ("ls \\\n  -l d", [("ls", ["-l"], ["d"])]),
         ("A=1", []),
         ("", []),
     ],
 )
 def test_commands_fall_into_utilities(command, expected):
     assert parts(command) == expected
+
+
+def test_comments_count_for_nothing():
+    assert parts("ls -l # all of it, or ls -a") == [("ls", ["-l"], [])]
+    assert parts("ls;#now\nwc a#b '#c' $#") == [("ls", [], []), ("wc", [], ["a#b", "#c", "$#"])]
+    assert parts("# nothing") == []
+    assert token_f1("ls -l  # long", "ls -l") == nlc2cmd_score("ls -l # -a", "ls -l") == 1.0
 
 
 @pytest.mark.parametrize("command", ["echo 'a", 'echo "a', "ls )", "echo $(ls", "cd `ls", "a \\"])

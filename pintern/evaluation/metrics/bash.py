@@ -20,12 +20,12 @@ from pintern.evaluation.metrics.text import references_of
 from pintern.prompts.task import Example
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+)
+    r"""(?P<space>[^\S\n]+|\\\r?\n|(?<![^\s|&;()])\#[^\n]*)
     |(?P<open>\$\(|<\(|>\(|\()
     |(?P<close>\))
     |(?P<tick>`)
     |(?P<redirect>(?:\d+|&)?(?:>>|>\||>|<<<|<<-?|<)&?)
-    |(?P<separator>\|\||&&|;;|\|&|[|&;])
+    |(?P<separator>\|\||&&|;;|\|&|[|&;\n])
     |(?P<word>(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|\$(?!\()|[^\s|&;()<>`\\'"$])+)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -74,8 +74,9 @@ class Utility:
 def parse_command(command: str) -> list[Utility] | None:
     """The utilities that a command line calls, in the order of their names; None if it's no Bash.
 
-    Pipes, lists, substitutions, `sudo`, `xargs` and find's `-exec` all give utilities of their
-    own. Redirections are arguments, as written: `>out`. Assignments alone call nothing.
+    Pipes, lists, lines, substitutions, `sudo`, `xargs` and find's `-exec` all give utilities of
+    their own. Redirections are arguments, as written: `>out`. Assignments alone and comments call
+    nothing.
     """
     utilities: list[Utility] = []
     # What is being filled: a utility, or None where the next word is one. Outer ones are stacked.
