@@ -65,6 +65,11 @@ def test_nlc2cmd_is_the_published_accuracy(gold, predicted, score):
         ("(cd a && ls) || true", [("cd", [], ["a"]), ("ls", [], []), ("true", [], [])]),
         ("cd a\nls -l\r\nwc", [("cd", [], ["a"]), ("ls", ["-l"], []), ("wc", [], [])]),
         ("ls \\\n  -l d", [("ls", ["-l"], ["d"])]),
+        (
+            "for f in $(ls -a) b; do rm $f; done",
+            [("ls", ["-a"], []), ("rm", [], ["$f"])],
+        ),
+        ("echo $((1 + 2))x $( (ls) )", [("echo", [], ["$((1+2))x"]), ("ls", [], [])]),
         ("A=1", []),
         ("", []),
     ],

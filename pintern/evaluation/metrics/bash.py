@@ -21,16 +21,17 @@ from pintern.prompts.task import Example
 
 _TOKEN = re.compile(
     r"""(?P<space>[^\S\n]+|\\\r?\n|(?<![^\s|&;()])\#[^\n]*)
-    |(?P<open>\$\(|<\(|>\(|\()
+    |(?P<open>\$\((?!\([^()]*\)\))|<\(|>\(|\()
     |(?P<close>\))
     |(?P<tick>`)
     |(?P<redirect>(?:\d+|&)?(?:>>|>\||>|<<<|<<-?|<)&?)
     |(?P<separator>\|\||&&|;;|\|&|[|&;\n])
-    |(?P<word>(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|\$(?!\()|[^\s|&;()<>`\\'"$])+)""",
+    |(?P<word>(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|\$\(\([^()]*\)\)|\$(?!\()
+    |[^\s|&;()<>`\\'"$])+)""",
     re.VERBOSE | re.DOTALL,
 )
 # Words that stand where a utility would, and have one after them.
-_RESERVED = frozenset("! { } if then else elif fi while until do done for case esac in".split())
+_RESERVED = frozenset("! { } if then else elif fi while until do done case esac in".split())
 # Utilities whose first argument is a utility with arguments of its own.
 _WRAPPERS = frozenset("sudo xargs time env nohup nice command exec builtin watch".split())
 # Flags of wrappers that take a value, which is then no utility.
@@ -131,6 +132,8 @@ def _begin(word: str, utilities: list[Utility]) -> Utility | None:
     """A word where a utility is due."""
     if word in _RESERVED or re.match(r"[A-Za-z_]\w*=", word):
         return None
+    if word == "for":
+        return Utility(word)  # holds the variable and its values, and is no call
     utilities.append(Utility(word))
     return utilities[-1]
 
