@@ -280,6 +280,23 @@ def test_corpus_scores_take_as_many_references_as_there_are():
     assert plus.value != pytest.approx(chrf.value) and "nw:2" in plus.signature
 
 
+@pytest.mark.parametrize(
+    ("metric", "option", "said"),
+    [
+        ("bleu", {"tokenize": "zh"}, "'zh' isn't installed: Install it by itself$"),
+        ("chrf", {"word_order": "2"}, "word_order is '2'"),
+        ("chrf", {"word_order": -1}, "word_order is -1"),
+    ],
+)
+def test_settings_that_sacrebleu_can_not_take_are_told(metric, option, said, monkeypatch):
+    def absent(name):  # as those are that need packages of their own
+        raise RuntimeError("\nInstall it\n\n    by itself")
+
+    monkeypatch.setattr("sacrebleu.metrics.bleu._get_tokenizer", absent)
+    with pytest.raises(UserError, match=said):
+        score_predictions(metric, ["a"], ["a"], **option)
+
+
 def test_pooled_bleu_is_the_corpus_score_of_the_chosen():
     random = np.random.default_rng(0)
     vocabulary = "a b c d e f g".split()
