@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import platform
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +27,7 @@ def grade_pass(
 
     Raises:
       UserError: the kernel can't confine them, and `unconfined` isn't given; or an example has no
-        tests, or doesn't say which names they use.
+        tests, doesn't say which names they use, or has what is no Python.
     """
     end, unconfined = options.get("end", ""), bool(options.get("unconfined", False))
     problems = [_problem(example) for example in examples]
@@ -63,9 +65,16 @@ def _problem(example: Example) -> Problem:
                 f"facts.{field} of example {example.id or '(no id)'} is a text; expected a list.",
                 f"Write {[facts[field]]!r:.80}.",
             )
-    return Problem(
-        tests=tuple(facts["tests"]),
-        names=tuple(facts["names"]),
-        imports=facts.get("imports", ""),
-        setup=facts.get("setup", ""),
-    )
+    imports, setup = facts.get("imports") or "", facts.get("setup") or ""
+    try:
+        problem = Problem(tuple(facts["tests"]), tuple(facts["names"]), imports, setup)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of regular expressions that aren't raw strings
+            for source in (*problem.tests, "\n".join(problem.names), imports, setup):
+                ast.parse(source)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise UserError(
+            f"What example {example.id or '(no id)'} is judged by can't be run: {error}.",
+            "Of its facts, tests and names are lists of Python text, imports and setup a text.",
+        ) from error
+    return problem
