@@ -276,6 +276,11 @@ def test_corpus_scores_take_as_many_references_as_there_are():
     assert chrf.value == pytest.approx(CHRF().corpus_score(predictions, streams).score)
     assert chrf.per_example[0] == pytest.approx(100)
     assert "nw:0" in chrf.signature
+    upper = [text.upper() for text in predictions]
+    lower = score_predictions("bleu", upper, REFERENCED, tokenize="13a", lowercase=True)
+    assert "case:lc" in lower.signature and "case:mixed" in bleu.signature
+    assert (lower.value, lower.per_example) == (bleu.value, bleu.per_example)
+    assert score_predictions("bleu", upper, REFERENCED, tokenize="13a").value < 5
     plus = score_predictions("chrf", predictions, REFERENCED, word_order=2)
     assert plus.value != pytest.approx(chrf.value) and "nw:2" in plus.signature
 

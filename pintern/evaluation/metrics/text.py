@@ -72,7 +72,10 @@ def grade_exact(
 def grade_bleu(
     predictions: Sequence[str], examples: Sequence[Example], options: Mapping[str, Any]
 ) -> Grade:
-    """sacrebleu's corpus BLEU over all references; `tokenize` is sacrebleu's, `none` by default."""
+    """sacrebleu's corpus BLEU over all references.
+
+    Options: `tokenize`, sacrebleu's, `none` by default; `lowercase`, both sides, no by default.
+    """
     from sacrebleu.metrics import BLEU
 
     tokenize = options.get("tokenize", "none")
@@ -82,8 +85,8 @@ def grade_bleu(
         )
     try:
         # `force` only silences sacrebleu's warning about input that is tokenised already.
-        corpus = BLEU(tokenize=tokenize, force=True)
-        sentence = BLEU(tokenize=tokenize, force=True, effective_order=True)
+        how = {"tokenize": tokenize, "lowercase": options.get("lowercase", False), "force": True}
+        corpus, sentence = BLEU(**how), BLEU(**how, effective_order=True)
     except (ImportError, RuntimeError) as error:
         raise UserError(
             f"BLEU tokenizer {tokenize!r} isn't installed: {normalise_space(str(error))}"
