@@ -13,6 +13,7 @@ most.
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -242,8 +243,10 @@ def _value(node: exp.Expression, scope: _Scope) -> tuple:
     name = node.name.lower() if isinstance(node, exp.Anonymous) else type(node).__name__
     parts = []
     for key, held in node.args.items():
-        if held is True or (held and isinstance(held, str)):
-            parts.append((key, held))  # a flag, as of NOT LIKE
+        if held is True:
+            parts.append((key, held))  # as of NOT LIKE
+        if held and isinstance(held, str | enum.Enum):  # a name, or the type of a CAST
+            parts.append((key, str(held).lower()))
         items = held if isinstance(held, list) else [held]
         inner = tuple(_value(item, scope) for item in items if isinstance(item, exp.Expression))
         # A list of constants is one constant: `IN (1, 2)` is `IN (3)`.
