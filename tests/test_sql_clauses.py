@@ -59,6 +59,10 @@ JOIN = "FROM singer AS T1 JOIN concert AS T2 ON T1.singer_id = T2.singer_id"
         ),
         ("SELECT age FROM singer WHERE age IN (1, 2)", "SELECT age FROM singer WHERE age IN (3)"),
         ("SELECT age FROM singer WHERE age != 1", "SELECT age FROM singer WHERE age <> -2"),
+        (
+            "WITH x AS (SELECT name FROM singer WHERE age > 1) SELECT name FROM x",
+            "WITH X AS (SELECT Name FROM Singer WHERE age > 2) SELECT NAME FROM X",
+        ),
         ("SELECT julianday(age) FROM singer", "SELECT JulianDay(age) FROM singer"),
         ("SELECT CAST(age AS INT) FROM singer", "SELECT cast(age AS integer) FROM singer"),
     ],
@@ -108,6 +112,10 @@ def test_the_same(one, other):
             "SELECT name FROM concert EXCEPT SELECT name FROM singer",
         ),
         ("SELECT age - 1 FROM singer", "SELECT age + 1 FROM singer"),
+        (
+            "WITH x AS (SELECT name FROM singer) SELECT name FROM x",
+            "WITH x AS (SELECT name FROM concert) SELECT name FROM x",
+        ),
         ("SELECT CAST(age AS INT) FROM singer", "SELECT CAST(age AS TEXT) FROM singer"),
     ],
 )

@@ -131,6 +131,11 @@ def _query(node: exp.Expression, outer: _Scope) -> Clauses:
 
     while isinstance(node, exp.Subquery | exp.Paren):
         node = node.this
+    given = node.args.get("with_") or node.args.get("with")
+    if given:
+        named = [(held.alias.lower(), _query(held.this, outer)) for held in given.expressions]
+        node.set(given.arg_key, None)
+        return ("with", _bag(iter(named)), _query(node, outer))
     if isinstance(node, exp.SetOperation):
         kind = f"{type(node).__name__.lower()}{'' if node.args.get('distinct', True) else ' all'}"
         first = node
