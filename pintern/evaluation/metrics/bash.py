@@ -94,7 +94,7 @@ def parse_command(command: str) -> list[Utility] | None:
         inside = stack[-1][0] if stack else ""
         if kind == "open" or (kind == "tick" and inside != "`"):
             stack.append((text[-1], current))
-            current = None
+            current, redirect = None, ""  # what is within names what a redirection leads to
         elif kind in ("close", "tick"):
             if inside != ("(" if kind == "close" else "`"):
                 return None
