@@ -53,6 +53,8 @@ _FIND = _EXEC | frozenset(
     -writable -xautofs -xdev -xtype""".split()
 )
 _FLAG = re.compile(r"--?[A-Za-z?]")
+# xargs has a flag that is a digit: `-0r`, `-r0`, `-0n1`.
+_ZERO = re.compile(r"-([rtx]*0[A-Za-z]*)")
 # A command in double quotes is run; the first quote of its own ends this expression's reach.
 _QUOTED_COMMAND = re.compile(r"\$\(([^()]*)\)|`([^`]*)`")
 
@@ -143,8 +145,9 @@ def _continue(current: Utility, word: str, utilities: list[Utility]) -> Utility:
     wraps = current.name in _WRAPPERS
     if _FLAG.match(word) or (wraps and re.match(r"-\w", word)):
         current.flags += _flags(current.name, word)
-        # `-I{}` and `--user=me` hold their value; after `-I {}` it is the next word.
-        if word in _VALUED.get(current.name, ()):
+        # `-I{}` and `--user=me` hold their value; after `-I {}` or `-0I {}` it is the next word.
+        last = f"-{word[-1]}" if _ZERO.fullmatch(word) else word
+        if last in _VALUED.get(current.name, ()):
             current.arguments.append("")
         return current
     if wraps and current.arguments and current.arguments[-1] == "":
@@ -162,7 +165,8 @@ def _flags(utility: str, word: str) -> list[str]:
         return [word.partition("=")[0]]
     if utility == "find" and word in _FIND:
         return [word]
-    letters = re.match(r"-(\d|[A-Za-z?]+)", word)
+    zero = _ZERO.match(word) if utility == "xargs" else None
+    letters = zero or re.match(r"-(\d|[A-Za-z?]+)", word)
     return [f"-{letter}" for letter in letters[1]] if letters else [word]
 
 
