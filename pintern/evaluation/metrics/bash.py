@@ -229,7 +229,7 @@ def grade_nlc2cmd(
         (1 + max(nlc2cmd_score(prediction, text) for text in references_of(example))) / 2
         for prediction, example in zip(predictions, examples, strict=True)
     ]
-    signature = "nlc2cmd|utilities,flags|confidence:1|scale:50*(1+s)|lexer:shlex"
+    signature = "nlc2cmd|utilities,flags|confidence:1|scale:50*(1+s)|lexer:shlex-2"
     return grade_shares("nlc2cmd", shares, signature, _unparsed(predictions))
 
 
@@ -241,7 +241,7 @@ def grade_bash_tokens(
         max(token_f1(prediction, text) for text in references_of(example))
         for prediction, example in zip(predictions, examples, strict=True)
     ]
-    signature = "bash_tokens|f1:utilities,flags,arguments|lexer:shlex"
+    signature = "bash_tokens|f1:utilities,flags,arguments|lexer:shlex-2"
     return grade_shares("bash_tokens", shares, signature, _unparsed(predictions))
 
 
