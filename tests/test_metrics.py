@@ -133,6 +133,12 @@ def test_mistakes_are_told(arguments, message):
         score_predictions(*arguments)
 
 
+def test_a_setting_that_no_metric_has_is_told_and_another_metric_s_is_not():
+    assert score_predictions("exact", ["a"], ["a"], tokenize="13a", end="x").value == 100
+    with pytest.raises(UserError, match=r"setting 'tokenise'\. Known: .*tokenize"):
+        score_predictions("bleu", ["a"], ["a"], tokenise="13a")
+
+
 def test_slice_names_must_fit():
     with pytest.raises(UserError, match="1 slice names for 2"):
         score_slices("exact", ["a", "b"], ["a", "b"], ["x"])
