@@ -30,7 +30,7 @@ def grade_pass(
         tests, doesn't say which names they use, or has what is no Python.
     """
     end, unconfined = options.get("end", ""), bool(options.get("unconfined", False))
-    problems = [_problem(example) for example in examples]
+    problems = [problem_of(example) for example in examples]
     limits = Limits()
     inside = "none" if unconfined else "+".join(protections())
     programs = [program_of(prediction, end) for prediction in predictions]
@@ -51,7 +51,13 @@ def program_of(answer: str, end: str = "") -> str:
     return fenced.group(1) if fenced else answer
 
 
-def _problem(example: Example) -> Problem:
+def problem_of(example: Example) -> Problem:
+    """What an example's program is judged by.
+
+    Raises:
+      UserError: the example has no tests, doesn't say which names they use, or has what is no
+        Python.
+    """
     facts = example.facts
     for field in ("tests", "names"):
         if not facts.get(field):
