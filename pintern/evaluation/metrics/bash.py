@@ -36,10 +36,11 @@ _RESERVED = frozenset("! { } if then else elif fi while until do done case esac 
 _WRAPPERS = frozenset("sudo xargs time env nohup nice command exec builtin watch".split())
 # Flags of wrappers that take a value, which is then no utility.
 _VALUED = {
-    "xargs": frozenset("-I -n -P -d -L -s -a -E --max-args --max-procs --delimiter".split()),
+    "xargs": frozenset("-I -J -n -P -d -L -s -a -E --max-args --max-procs --delimiter".split()),
     "sudo": frozenset("-u -g -U -C -p --user --group".split()),
     "nice": frozenset({"-n"}),
-    "watch": frozenset({"-n"}),
+    "watch": frozenset({"-n", "--interval"}),
+    "time": frozenset({"-f", "-o"}),
     "env": frozenset({"-u"}),
 }
 # find's expressions are words behind one dash, with a command of their own inside.
