@@ -190,7 +190,8 @@ def summarise(
     """The content of `summary.json`.
 
     Costs come twice: by the price list, and (under `machine`) as time on the machine that served
-    the requests, one at a time. Training is always paid in machine time.
+    the requests, one at a time: of each arm the median request's, which a busy moment doesn't move.
+    Training is always paid in machine time.
 
     Args:
       arms: measured arms, in the order in which they are shown.
