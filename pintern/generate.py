@@ -23,11 +23,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from absl import flags
 
@@ -265,8 +266,7 @@ def answer_many(server: Server, requests: Sequence[Request], batch_rows: int) ->
     with contextlib.ExitStack() as stack:
         out = sys.stdout
         if OUT.value is not None:
-            stack.enter_context(_writing(Path(OUT.value)))
-            out = stack.enter_context(Path(OUT.value).open("x", encoding="utf-8"))
+            out = stack.enter_context(_whole_lines(Path(OUT.value)))
         bar = stack.enter_context(Progress("generate", len(requests), units="requests"))
         for first in range(0, len(requests), step):
             found = server.generator(
@@ -287,6 +287,19 @@ def answer_many(server: Server, requests: Sequence[Request], batch_rows: int) ->
         f"(batches of {batch_rows}, compilation included)",
         file=sys.stderr,
     )
+
+
+@contextlib.contextmanager
+def _whole_lines(out: Path) -> Iterator[TextIO]:
+    """A new file; where its disk fills up, what was written of the next answer is cut off."""
+    with _writing(out):
+        file = out.open("x", encoding="utf-8")
+        try:
+            with file:
+                yield file
+        except OSError:  # after closing, which writes once more
+            os.truncate(out, out.read_bytes().rfind(b"\n") + 1)
+            raise
 
 
 @contextlib.contextmanager

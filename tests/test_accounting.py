@@ -126,6 +126,12 @@ def test_prices_must_be_prices(price):
         PriceList(cached_input=price)
 
 
+@pytest.mark.parametrize("price", [-1.0, float("nan"), float("inf")])
+def test_the_price_of_a_machine_must_be_one(price):
+    with pytest.raises(UserError, match="usd_per_hour is"):
+        summary_of(usd_per_hour=price)
+
+
 def test_prices_in_another_unit_are_refused():
     with pytest.raises(UserError, match="'USD per thousand tokens'; costs are computed in USD per"):
         PriceList(unit="USD per thousand tokens")

@@ -78,6 +78,31 @@ def test_further_metrics_are_written_beside_the_first(tmp_path):
     assert all(0 <= p["bleu"] <= 100.001 for p in predictions)
 
 
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metric": "blec"}, "logical form"),
+        ({"metric_options": {"normalise": "case"}}, "'case'"),
+        ({"further_metrics": ("sql",)}, "needs a database"),
+        pytest.param(
+            {"further_metrics": ("pass",)},
+            r"has no facts\.tests",
+            marks=pytest.mark.skipif(not seccomp.supported(), reason="isn't confined here"),
+        ),
+    ],
+)
+def test_what_can_not_be_scored_is_told_before_it_is_generated(changes, said):
+    parts, adapter, _ = restored()
+    task = dataclasses.replace(parts.prompts.task, **changes)
+    parts = dataclasses.replace(parts, prompts=dataclasses.replace(parts.prompts, task=task))
+    done = []
+    with pytest.raises(UserError, match=said):
+        evaluate(parts, adapter, ALONE, progress=done.append)
+    with pytest.raises(UserError, match=said):
+        evaluate_together([(parts, adapter), (parts, None)], ALONE, progress=done.append)
+    assert not done
+
+
 def test_earlier_checkpoints_can_be_scored_and_absent_ones_are_told():
     assert restored(step=6)[2] == 6
     with pytest.raises(UserError, match=r"no checkpoint of step 7\. There are: 6, 8"):

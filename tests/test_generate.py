@@ -231,6 +231,27 @@ def test_a_file_of_answers_is_refused_at_a_terminal(tmp_path):
     assert "--prompts=FILE" in found.stderr
 
 
+FULL_DISK = """
+import pathlib, resource, sys
+from pintern.errors import report_user_errors
+from pintern.generate import _whole_lines
+@report_user_errors
+def main():
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    with _whole_lines(pathlib.Path(sys.argv[1])) as out:
+        for _ in range(1000):
+            out.write("an answer".ljust(98) + chr(10))
+main()
+"""
+
+
+def test_a_full_disk_leaves_whole_answers(tmp_path):
+    code, _, err = tiny.run("-c", FULL_DISK, str(tmp_path / "out"))
+    assert code == 2 and "answers that are in it are whole lines" in err
+    text = (tmp_path / "out").read_text()
+    assert text.count("\n") * 99 == len(text) == 20_000 // 99 * 99
+
+
 @pytest.mark.slow
 def test_a_run_that_is_scored_by_several_samples_can_be_asked_greedily(tmp_path):
     run, one = tmp_path / "run", tmp_path / "one.txt"

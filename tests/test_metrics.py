@@ -7,6 +7,7 @@ import pytest
 
 from pintern.errors import UserError
 from pintern.evaluation.metrics import bootstrap_interval, score_predictions, score_slices
+from pintern.prompts.task import Example
 
 
 @pytest.fixture
@@ -44,6 +45,15 @@ def test_sql_takes_a_database_per_example(database, tmp_path):
     )
     with pytest.raises(UserError, match="1 databases for 2"):
         score_predictions("sql", ["SELECT 6"] * 2, golds, database=[database])
+
+
+def test_facts_that_name_no_database_are_passed_over_or_told(database):
+    facts = {"table": {"name": "t"}, "database": ""}
+    example = Example("", "SELECT 6", facts=facts)
+    assert score_predictions("sql", ["SELECT 6"], [example], database=database).value == 100
+    example = Example("", "SELECT 6", id="e7", facts={"database": 5})
+    with pytest.raises(UserError, match=r"facts\.database of example e7 is 5\."):
+        score_predictions("sql", ["SELECT 6"], [example], database=database)
 
 
 def test_bleu_is_the_corpus_score_with_its_signature():
@@ -121,6 +131,12 @@ def test_interval_refuses_nonsense():
 def test_mistakes_are_told(arguments, message):
     with pytest.raises(UserError, match=message):
         score_predictions(*arguments)
+
+
+def test_a_setting_that_no_metric_has_is_told_and_another_metric_s_is_not():
+    assert score_predictions("exact", ["a"], ["a"], tokenize="13a", end="x").value == 100
+    with pytest.raises(UserError, match=r"setting 'tokenise'\. Known: .*tokenize"):
+        score_predictions("bleu", ["a"], ["a"], tokenise="13a")
 
 
 def test_slice_names_must_fit():

@@ -359,6 +359,19 @@ def same(x): return collections.namedtuple('Pair', 'a b')(x, x)
     assert verdict.reason == "right", verdict
 
 
+def test_a_subclass_arrives_as_what_it_equals_not_as_what_it_prints():
+    program = """
+import enum
+class Colour(str, enum.Enum): RED = 'red'
+class Odd(int):
+    def __int__(self): return 7
+class Half(float):
+    def __float__(self): return 7.0
+def answer(x): return [Colour.RED, Odd(3), Half(0.5)]
+"""
+    assert right(program, "assert answer(1) == ['red', 3, 0.5]").reason == "right"
+
+
 def test_setup_runs_before_the_program_and_imports_are_the_tests_own():
     assert right("def f(): 0", "f()", names=("f",), setup="f()").detail.startswith("NameError")
     program = "import math\nmath.isclose = lambda *_: True\ndef answer(x): return x"

@@ -39,9 +39,12 @@ JOIN = "FROM singer AS T1 JOIN concert AS T2 ON T1.singer_id = T2.singer_id"
         ),
         (
             "SELECT country, count(*) FROM singer GROUP BY country, age",
-            "SELECT count(*), country FROM singer GROUP BY age, country",
+            "SELECT count(*), country FROM singer AS x GROUP BY x.country, Age",
         ),
-        (f"SELECT T1.name {JOIN} GROUP BY T1.name", f"SELECT T1.name {JOIN} GROUP BY T2.name"),
+        (
+            f"SELECT T1.name {JOIN} GROUP BY T1.singer_id",
+            f"SELECT T1.name {JOIN} GROUP BY T2.singer_id",
+        ),
         (
             "SELECT name FROM singer ORDER BY age LIMIT 1",
             "SELECT name FROM singer ORDER BY age ASC LIMIT 5",
@@ -56,6 +59,12 @@ JOIN = "FROM singer AS T1 JOIN concert AS T2 ON T1.singer_id = T2.singer_id"
         ),
         ("SELECT age FROM singer WHERE age IN (1, 2)", "SELECT age FROM singer WHERE age IN (3)"),
         ("SELECT age FROM singer WHERE age != 1", "SELECT age FROM singer WHERE age <> -2"),
+        (
+            "WITH x AS (SELECT name FROM singer WHERE age > 1) SELECT name FROM x",
+            "WITH X AS (SELECT Name FROM Singer WHERE age > 2) SELECT NAME FROM X",
+        ),
+        ("SELECT julianday(age) FROM singer", "SELECT JulianDay(age) FROM singer"),
+        ("SELECT CAST(age AS INT) FROM singer", "SELECT cast(age AS integer) FROM singer"),
     ],
 )
 def test_the_same(one, other):
@@ -86,6 +95,8 @@ def test_the_same(one, other):
             "SELECT name FROM singer ORDER BY age, name",
             "SELECT name FROM singer ORDER BY name, age",
         ),
+        ("SELECT age FROM singer GROUP BY age, name", "SELECT age FROM singer GROUP BY name, age"),
+        (f"SELECT T1.name {JOIN} GROUP BY T1.name", f"SELECT T1.name {JOIN} GROUP BY T2.name"),
         ("SELECT name FROM singer ORDER BY age", "SELECT name FROM singer ORDER BY age DESC"),
         ("SELECT name FROM singer ORDER BY age", "SELECT name FROM singer ORDER BY age LIMIT 1"),
         (
@@ -101,6 +112,11 @@ def test_the_same(one, other):
             "SELECT name FROM concert EXCEPT SELECT name FROM singer",
         ),
         ("SELECT age - 1 FROM singer", "SELECT age + 1 FROM singer"),
+        (
+            "WITH x AS (SELECT name FROM singer) SELECT name FROM x",
+            "WITH x AS (SELECT name FROM concert) SELECT name FROM x",
+        ),
+        ("SELECT CAST(age AS INT) FROM singer", "SELECT CAST(age AS TEXT) FROM singer"),
     ],
 )
 def test_not_the_same(one, other):

@@ -144,6 +144,11 @@ def test_pass_needs_tests():
         ({"names": []}, r"has no facts\.names"),
         ({"tests": whole["tests"][0]}, r"facts\.tests of example 7 is a text; expected a list"),
         ({"names": "add"}, r"facts\.names of example 7 is a text.*Write \['add'\]"),
+        ({"tests": 5}, "example 7 is judged by can't be run"),
+        ({"tests": ["assert add("]}, "example 7 .* was never closed"),
+        ({"names": [5]}, "example 7 .*lists of Python text"),
+        ({"imports": ["import re"]}, "example 7 .*imports and setup a text"),
+        ({"setup": "x ="}, "example 7 .*invalid syntax"),
     ):
         example = Example("q", "def add(x): return x + 1", id="7", facts=whole | change)
         with pytest.raises(UserError, match=message):

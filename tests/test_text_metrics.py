@@ -55,20 +55,43 @@ def test_nlc2cmd_is_the_published_accuracy(gold, predicted, score):
             "find . | xargs -0 -I {} cp {} /tmp",
             [("find", [], ["."]), ("xargs", ["-0", "-I"], ["{}"]), ("cp", [], ["{}", "/tmp"])],
         ),
+        ("xargs -r0 rm", [("xargs", ["-r", "-0"], []), ("rm", [], [])]),
+        ("xargs -0n10 rm -f", [("xargs", ["-0", "-n"], []), ("rm", ["-f"], [])]),
+        ("xargs -0I % cp % d", [("xargs", ["-0", "-I"], ["%"]), ("cp", [], ["%", "d"])]),
+        ("time -f %E ls -l", [("time", ["-f"], ["%E"]), ("ls", ["-l"], [])]),
+        ("watch --interval 5 ls", [("watch", ["--interval"], ["5"]), ("ls", [], [])]),
+        ("xargs -J % mv % d", [("xargs", ["-J"], ["%"]), ("mv", [], ["%", "d"])]),
         ("sudo -u me rm x", [("sudo", ["-u"], ["me"]), ("rm", [], ["x"])]),
         ("kill $(pgrep -f x) y", [("kill", [], ["y"]), ("pgrep", ["-f"], ["x"])]),
         ("cd `which ls`", [("cd", [], []), ("which", [], ["ls"])]),
         ('echo "$(date +%F) now"', [("echo", [], ["$(date +%F) now"]), ("date", [], ["+%F"])]),
         ("A=1 B=2 sort > out 2>&1", [("sort", [], [">out", "2>&1"])]),
+        ("tac < <(ls -a)", [("tac", [], []), ("ls", ["-a"], [])]),
+        ("ls > $(mktemp -d)/x", [("ls", [], ["/x"]), ("mktemp", ["-d"], [])]),
+        ("ls >`date -u` >y", [("ls", [], [">y"]), ("date", ["-u"], [])]),
         ('grep "" f', [("grep", [], ["", "f"])]),
         ("while read x; do echo $x; done", [("read", [], ["x"]), ("echo", [], ["$x"])]),
         ("(cd a && ls) || true", [("cd", [], ["a"]), ("ls", [], []), ("true", [], [])]),
+        ("cd a\nls -l\r\nwc", [("cd", [], ["a"]), ("ls", ["-l"], []), ("wc", [], [])]),
+        ("ls \\\n  -l d", [("ls", ["-l"], ["d"])]),
+        (
+            "for f in $(ls -a) b; do rm $f; done",
+            [("ls", ["-a"], []), ("rm", [], ["$f"])],
+        ),
+        ("echo $((1 + 2))x $( (ls) )", [("echo", [], ["$((1+2))x"]), ("ls", [], [])]),
         ("A=1", []),
         ("", []),
     ],
 )
 def test_commands_fall_into_utilities(command, expected):
     assert parts(command) == expected
+
+
+def test_comments_count_for_nothing():
+    assert parts("ls -l # all of it, or ls -a") == [("ls", ["-l"], [])]
+    assert parts("ls;#now\nwc a#b '#c' $#") == [("ls", [], []), ("wc", [], ["a#b", "#c", "$#"])]
+    assert parts("# nothing") == []
+    assert token_f1("ls -l  # long", "ls -l") == nlc2cmd_score("ls -l # -a", "ls -l") == 1.0
 
 
 @pytest.mark.parametrize("command", ["echo 'a", 'echo "a', "ls )", "echo $(ls", "cd `ls", "a \\"])
@@ -262,8 +285,30 @@ def test_corpus_scores_take_as_many_references_as_there_are():
     assert chrf.value == pytest.approx(CHRF().corpus_score(predictions, streams).score)
     assert chrf.per_example[0] == pytest.approx(100)
     assert "nw:0" in chrf.signature
+    upper = [text.upper() for text in predictions]
+    lower = score_predictions("bleu", upper, REFERENCED, tokenize="13a", lowercase=True)
+    assert "case:lc" in lower.signature and "case:mixed" in bleu.signature
+    assert (lower.value, lower.per_example) == (bleu.value, bleu.per_example)
+    assert score_predictions("bleu", upper, REFERENCED, tokenize="13a").value < 5
     plus = score_predictions("chrf", predictions, REFERENCED, word_order=2)
     assert plus.value != pytest.approx(chrf.value) and "nw:2" in plus.signature
+
+
+@pytest.mark.parametrize(
+    ("metric", "option", "said"),
+    [
+        ("bleu", {"tokenize": "zh"}, "'zh' isn't installed: Install it by itself$"),
+        ("chrf", {"word_order": "2"}, "word_order is '2'"),
+        ("chrf", {"word_order": -1}, "word_order is -1"),
+    ],
+)
+def test_settings_that_sacrebleu_can_not_take_are_told(metric, option, said, monkeypatch):
+    def absent(name):  # as those are that need packages of their own
+        raise RuntimeError("\nInstall it\n\n    by itself")
+
+    monkeypatch.setattr("sacrebleu.metrics.bleu._get_tokenizer", absent)
+    with pytest.raises(UserError, match=said):
+        score_predictions(metric, ["a"], ["a"], **option)
 
 
 def test_pooled_bleu_is_the_corpus_score_of_the_chosen():

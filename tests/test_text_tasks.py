@@ -303,6 +303,9 @@ def test_totto_judges_on_dev_against_all_sentences(tmp_path):
     )
     assert [example.completion for example in task.train] == [test.references[0]]
     assert task.train[0].references == ()
+    # BLEU as in the authors' script, which lower-cases both sides.
+    shouted = [test.references[1].upper()]
+    assert score_predictions("bleu", shouted, [test], **task.metric_options).value > 99
 
 
 def test_totto_from_tfds_is_the_same(tmp_path, monkeypatch):

@@ -32,10 +32,11 @@ def main(_: list[str]) -> None:
     from experiments.company.arms import CACHED, FULL, OURS, company_arms
     from pintern.arms import run_arms, summary_of, time_arms, write_report
     from pintern.remote import local_folder
-    from pintern.report.accounting import PriceList
+    from pintern.report.accounting import PriceList, machine_cost
     from pintern.report.table import print_table, render_table
 
     began = time.monotonic()
+    machine_cost(0.0, USD_PER_HOUR.value)  # a price that is none is told before the training
     workdir = local_folder(WORKDIR.value, "arms", "quickstart")
     with redirect_stdout(sys.stderr):  # what runs tell; stdout has the table alone
         measured = run_arms(company_arms(SEED.value), workdir)

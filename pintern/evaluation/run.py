@@ -16,6 +16,7 @@ from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, check_context, split_decoder
 from pintern.evaluation.decode import Generator, Sampling
 from pintern.evaluation.metrics import Scores, score_interval, score_predictions, score_slices
+from pintern.evaluation.metrics.programs import problem_of
 from pintern.evaluation.samples import merge_samples, pass_table
 from pintern.evaluation.sandbox.runner import protections
 from pintern.files import write_atomically, writing
@@ -154,8 +155,22 @@ def scoring_options(parts: Parts) -> dict[str, Any]:
     """
     task, unconfined = parts.prompts.task, parts.config.eval.unconfined
     if "pass" in (task.metric, *task.further_metrics) and not unconfined:
-        protections()  # told before anything is generated
+        protections()
     return {"database": task.database, "unconfined": unconfined, **task.metric_options}
+
+
+def check_scoring(parts: Parts) -> None:
+    """Tells of what can't be judged by, before anything is generated.
+
+    Raises:
+      UserError: see `scoring_options`; a setting, a gold answer or the facts of a test example.
+    """
+    task, options = parts.prompts.task, scoring_options(parts)
+    for metric in (task.metric, *task.further_metrics):
+        if metric == "pass":  # without the sandbox, which takes its time
+            list(map(problem_of, task.test))
+        else:
+            score_predictions(metric, [""] * len(task.test), task.test, **options)
 
 
 def evaluate(
@@ -171,7 +186,7 @@ def evaluate(
     one sample alone would give.
     """
     config = parts.config
-    scoring_options(parts)  # whatever is wrong with them is told before anything is generated
+    check_scoring(parts)
     rows = test_rows(parts, prompt)
     made = make_generator(parts, adapter, prompt)(
         [row.tokens for row in rows] * config.eval.samples,
@@ -194,7 +209,7 @@ def evaluate_together(
     with merged weights.
     """
     parts = members[0][0]
-    scoring_options(parts)
+    check_scoring(parts)
     rows = [test_rows(each, prompt) for each, _ in members]
     generator = Generator.together(
         *split_decoder(parts.checkpoint),

@@ -2,16 +2,18 @@
 
 The rules are those of Spider's own script at its defaults: constants and DISTINCT don't count,
 aliases are resolved, columns that foreign keys tie together are one, and the parts of a clause are
-a set, except under ORDER BY. Of FROM the tables count and not the conditions of joins; of LIMIT
-that there is one; of GROUP BY the columns' names. Three deviations, where the script can't read a
-query or looks closer than its own rule: nested queries are compared by the same sets, not by the
-order of their text; a left join isn't an inner one; and any expression of SQLite's is read, where
-the script fails on most.
+a set, except under GROUP BY and ORDER BY. Of FROM the tables count and not the conditions of joins;
+of LIMIT that there is one. Where the script can't read a query, or has no rule for it, there are
+deviations: nested queries and HAVING are compared by the same sets, not by the order of their text;
+a left join isn't an inner one; a column that another is compared with counts, as does the direction
+of each column under ORDER BY; and any expression of SQLite's is read, where the script fails on
+most.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import enum
 import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -129,6 +131,11 @@ def _query(node: exp.Expression, outer: _Scope) -> Clauses:
 
     while isinstance(node, exp.Subquery | exp.Paren):
         node = node.this
+    given = node.args.get("with_") or node.args.get("with")
+    if given:
+        named = [(held.alias.lower(), _query(held.this, outer)) for held in given.expressions]
+        node.set(given.arg_key, None)
+        return ("with", _bag(iter(named)), _query(node, outer))
     if isinstance(node, exp.SetOperation):
         kind = f"{type(node).__name__.lower()}{'' if node.args.get('distinct', True) else ' all'}"
         first = node
@@ -146,7 +153,8 @@ def _query(node: exp.Expression, outer: _Scope) -> Clauses:
         _bag(_value(item, scope) for item in node.expressions),
         _bag(_tables(node, scope)),
         _conditions(node.args.get("where"), scope),
-        _bag(_bare(_value(item, scope)) for item in group.expressions) if group else _bag(()),
+        # In their order and with their tables: of the script's two looks at them, the closer one.
+        tuple(_value(item, scope) for item in group.expressions) if group else (),
         _conditions(having, scope),
         _order(node, scope),
         node.args.get("limit") is not None,
@@ -155,11 +163,6 @@ def _query(node: exp.Expression, outer: _Scope) -> Clauses:
 
 def _bag(items: Iterator[tuple]) -> frozenset:
     return frozenset(Counter(items).items())
-
-
-def _bare(value: tuple) -> tuple:
-    """A column without its table: how the script compares GROUP BY."""
-    return ("column", value[1].rpartition(".")[2]) if value[0] == "column" else value
 
 
 def _sources(node: exp.Select) -> list[tuple[str, exp.Expression]]:
@@ -245,8 +248,10 @@ def _value(node: exp.Expression, scope: _Scope) -> tuple:
     name = node.name.lower() if isinstance(node, exp.Anonymous) else type(node).__name__
     parts = []
     for key, held in node.args.items():
-        if held is True or (held and isinstance(held, str)):
-            parts.append((key, held))  # a flag, as of NOT LIKE
+        if held is True:
+            parts.append((key, held))  # as of NOT LIKE
+        if held and isinstance(held, str | enum.Enum):  # a name, or the type of a CAST
+            parts.append((key, str(held).lower()))
         items = held if isinstance(held, list) else [held]
         inner = tuple(_value(item, scope) for item in items if isinstance(item, exp.Expression))
         # A list of constants is one constant: `IN (1, 2)` is `IN (3)`.

@@ -165,7 +165,16 @@ def pays_after(requests: float | None) -> str:
 
 
 def machine_cost(seconds: float, usd_per_hour: float) -> float:
-    """USD for a machine that is rented by the hour."""
+    """USD for a machine that is rented by the hour.
+
+    Raises:
+      UserError: no price.
+    """
+    if not (math.isfinite(usd_per_hour) and usd_per_hour >= 0):
+        raise UserError(
+            f"usd_per_hour is {usd_per_hour}; it must be a number from 0 on.",
+            "It is what the machine that trained and served costs.",
+        )
     return seconds / SECONDS_PER_HOUR * usd_per_hour
 
 
@@ -181,7 +190,8 @@ def summarise(
     """The content of `summary.json`.
 
     Costs come twice: by the price list, and (under `machine`) as time on the machine that served
-    the requests, one at a time. Training is always paid in machine time.
+    the requests, one at a time: of each arm the median request's, which a busy moment doesn't move.
+    Training is always paid in machine time.
 
     Args:
       arms: measured arms, in the order in which they are shown.

@@ -21,7 +21,7 @@ def totto_task(data: str, seed: int) -> Task:
 
     The query is the paper's subtable: page and section title, then every highlighted cell with the
     headers above it and to its left. The dev split is judged on: the test split's sentences are
-    kept by its authors.
+    kept by its authors. BLEU is of lower-cased text, as in their script; chrF is of the text as is.
 
     Args:
       data: see `sources.open_source`. Of tensorflow-datasets, `gem/totto`.
@@ -44,7 +44,7 @@ def totto_task(data: str, seed: int) -> Task:
         test=test,
         metric="bleu",
         further_metrics=("chrf",),
-        metric_options={"tokenize": "13a"},
+        metric_options={"tokenize": "13a", "lowercase": True},
         note=note,
     )
 

@@ -44,6 +44,8 @@ METRICS: dict[str, Grader] = {
     "clauses": grade_clauses,
     "pass": grade_pass,
 }
+# All that the metrics take besides predictions and gold answers, each some of it.
+SETTINGS = frozenset("database end lowercase normalise tokenize unconfined word_order".split())
 
 
 def score_predictions(
@@ -56,11 +58,12 @@ def score_predictions(
       predictions: text, one per example.
       golds: as many gold answers, or examples with references and what else the metric needs.
       options: the metric's settings, see its own function: `database` for `sql`, `tokenize` for
-        `bleu`. A setting that it doesn't know is another metric's, and passed over.
+        `bleu`. Those of other metrics are passed over, since several score one task.
 
     Raises:
-      UserError: an unknown metric, a setting of a value that it can't have, no examples, lists of
-        different lengths, a missing database, or a gold answer that can't be judged by.
+      UserError: an unknown metric, a setting that no metric has or of a value that it can't have,
+        no examples, lists of different lengths, a missing database, or a gold answer that can't be
+        judged by.
     """
     return _grader(metric, predictions, golds, options)(range(len(golds)))
 
@@ -99,6 +102,11 @@ def _grader(
     """Grades every example once; what it returns scores any choice of them."""
     if metric not in METRICS:
         raise UserError(f"Unknown metric {metric!r}.", f"Known: {', '.join(METRICS)}.")
+    unknown = sorted(options.keys() - SETTINGS)
+    if unknown:
+        raise UserError(
+            f"No metric has a setting {unknown[0]!r}.", f"Known: {', '.join(sorted(SETTINGS))}."
+        )
     if len(predictions) != len(golds):
         raise UserError(f"{len(predictions)} predictions for {len(golds)} gold answers.")
     if not predictions:

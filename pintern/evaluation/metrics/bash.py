@@ -20,25 +20,27 @@ from pintern.evaluation.metrics.text import references_of
 from pintern.prompts.task import Example
 
 _TOKEN = re.compile(
-    r"""(?P<space>\s+)
-    |(?P<open>\$\(|<\(|>\(|\()
+    r"""(?P<space>[^\S\n]+|\\\r?\n|(?<![^\s|&;()])\#[^\n]*)
+    |(?P<open>\$\((?!\([^()]*\)\))|<\(|>\(|\()
     |(?P<close>\))
     |(?P<tick>`)
     |(?P<redirect>(?:\d+|&)?(?:>>|>\||>|<<<|<<-?|<)&?)
-    |(?P<separator>\|\||&&|;;|\|&|[|&;])
-    |(?P<word>(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|\$(?!\()|[^\s|&;()<>`\\'"$])+)""",
+    |(?P<separator>\|\||&&|;;|\|&|[|&;\n])
+    |(?P<word>(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|\$\{[^}]*\}|\$\(\([^()]*\)\)|\$(?!\()
+    |[^\s|&;()<>`\\'"$])+)""",
     re.VERBOSE | re.DOTALL,
 )
 # Words that stand where a utility would, and have one after them.
-_RESERVED = frozenset("! { } if then else elif fi while until do done for case esac in".split())
+_RESERVED = frozenset("! { } if then else elif fi while until do done case esac in".split())
 # Utilities whose first argument is a utility with arguments of its own.
 _WRAPPERS = frozenset("sudo xargs time env nohup nice command exec builtin watch".split())
 # Flags of wrappers that take a value, which is then no utility.
 _VALUED = {
-    "xargs": frozenset("-I -n -P -d -L -s -a -E --max-args --max-procs --delimiter".split()),
+    "xargs": frozenset("-I -J -n -P -d -L -s -a -E --max-args --max-procs --delimiter".split()),
     "sudo": frozenset("-u -g -U -C -p --user --group".split()),
     "nice": frozenset({"-n"}),
-    "watch": frozenset({"-n"}),
+    "watch": frozenset({"-n", "--interval"}),
+    "time": frozenset({"-f", "-o"}),
     "env": frozenset({"-u"}),
 }
 # find's expressions are words behind one dash, with a command of their own inside.
@@ -52,6 +54,8 @@ _FIND = _EXEC | frozenset(
     -writable -xautofs -xdev -xtype""".split()
 )
 _FLAG = re.compile(r"--?[A-Za-z?]")
+# xargs has a flag that is a digit: `-0r`, `-r0`, `-0n1`.
+_ZERO = re.compile(r"-([rtx]*0[A-Za-z]*)")
 # A command in double quotes is run; the first quote of its own ends this expression's reach.
 _QUOTED_COMMAND = re.compile(r"\$\(([^()]*)\)|`([^`]*)`")
 
@@ -74,8 +78,9 @@ class Utility:
 def parse_command(command: str) -> list[Utility] | None:
     """The utilities that a command line calls, in the order of their names; None if it's no Bash.
 
-    Pipes, lists, substitutions, `sudo`, `xargs` and find's `-exec` all give utilities of their
-    own. Redirections are arguments, as written: `>out`. Assignments alone call nothing.
+    Pipes, lists, lines, substitutions, `sudo`, `xargs` and find's `-exec` all give utilities of
+    their own. Redirections are arguments, as written: `>out`. Assignments alone and comments call
+    nothing.
     """
     utilities: list[Utility] = []
     # What is being filled: a utility, or None where the next word is one. Outer ones are stacked.
@@ -92,7 +97,7 @@ def parse_command(command: str) -> list[Utility] | None:
         inside = stack[-1][0] if stack else ""
         if kind == "open" or (kind == "tick" and inside != "`"):
             stack.append((text[-1], current))
-            current = None
+            current, redirect = None, ""  # what is within names what a redirection leads to
         elif kind in ("close", "tick"):
             if inside != ("(" if kind == "close" else "`"):
                 return None
@@ -130,6 +135,8 @@ def _begin(word: str, utilities: list[Utility]) -> Utility | None:
     """A word where a utility is due."""
     if word in _RESERVED or re.match(r"[A-Za-z_]\w*=", word):
         return None
+    if word == "for":
+        return Utility(word)  # holds the variable and its values, and is no call
     utilities.append(Utility(word))
     return utilities[-1]
 
@@ -139,8 +146,9 @@ def _continue(current: Utility, word: str, utilities: list[Utility]) -> Utility:
     wraps = current.name in _WRAPPERS
     if _FLAG.match(word) or (wraps and re.match(r"-\w", word)):
         current.flags += _flags(current.name, word)
-        # `-I{}` and `--user=me` hold their value; after `-I {}` it is the next word.
-        if word in _VALUED.get(current.name, ()):
+        # `-I{}` and `--user=me` hold their value; after `-I {}` or `-0I {}` it is the next word.
+        last = f"-{word[-1]}" if _ZERO.fullmatch(word) else word
+        if last in _VALUED.get(current.name, ()):
             current.arguments.append("")
         return current
     if wraps and current.arguments and current.arguments[-1] == "":
@@ -158,7 +166,8 @@ def _flags(utility: str, word: str) -> list[str]:
         return [word.partition("=")[0]]
     if utility == "find" and word in _FIND:
         return [word]
-    letters = re.match(r"-(\d|[A-Za-z?]+)", word)
+    zero = _ZERO.match(word) if utility == "xargs" else None
+    letters = zero or re.match(r"-(\d|[A-Za-z?]+)", word)
     return [f"-{letter}" for letter in letters[1]] if letters else [word]
 
 
@@ -221,7 +230,7 @@ def grade_nlc2cmd(
         (1 + max(nlc2cmd_score(prediction, text) for text in references_of(example))) / 2
         for prediction, example in zip(predictions, examples, strict=True)
     ]
-    signature = "nlc2cmd|utilities,flags|confidence:1|scale:50*(1+s)|lexer:shlex"
+    signature = "nlc2cmd|utilities,flags|confidence:1|scale:50*(1+s)|lexer:shlex-2"
     return grade_shares("nlc2cmd", shares, signature, _unparsed(predictions))
 
 
@@ -233,7 +242,7 @@ def grade_bash_tokens(
         max(token_f1(prediction, text) for text in references_of(example))
         for prediction, example in zip(predictions, examples, strict=True)
     ]
-    signature = "bash_tokens|f1:utilities,flags,arguments|lexer:shlex"
+    signature = "bash_tokens|f1:utilities,flags,arguments|lexer:shlex-2"
     return grade_shares("bash_tokens", shares, signature, _unparsed(predictions))
 
 

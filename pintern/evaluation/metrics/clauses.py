@@ -34,7 +34,8 @@ def grade_clauses(
             schemas[id(given)] = _schema(given, example)
         outcomes.append(clauses_match(schemas[id(given)], prediction, example.completion))
     signature = (
-        f"exact-set-match|values:off|distinct:off|foreign-keys:on|sqlglot:{sqlglot.__version__}"
+        "exact-set-match|values:off|distinct:off|foreign-keys:on|group-by:in-order"
+        f"|sqlglot:{sqlglot.__version__}"
     )
     return grade_outcomes("clauses", outcomes, signature)
 

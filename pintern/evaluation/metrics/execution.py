@@ -10,7 +10,7 @@ from typing import Any
 from pintern.errors import UserError
 from pintern.evaluation.metrics.scores import Grade, grade_outcomes
 from pintern.evaluation.results import MAX_PERMUTED_COLUMNS, RELATIVE_TOLERANCE
-from pintern.evaluation.sql import execution_match
+from pintern.evaluation.sql import Database, Table, execution_match
 from pintern.prompts.task import Example
 
 
@@ -31,8 +31,7 @@ def grade_sql(
     if len(shared) != len(examples):
         raise UserError(f"{len(shared)} databases for {len(examples)} gold queries.")
     databases = [
-        example.facts.get("table") or example.facts.get("database") or common
-        for example, common in zip(examples, shared, strict=True)
+        _database_of(example) or common for example, common in zip(examples, shared, strict=True)
     ]
     if None in databases:
         raise UserError("Metric 'sql' needs a database.", "Name the task's SQLite file.")
@@ -45,3 +44,16 @@ def grade_sql(
         for file, prediction, example in zip(databases, predictions, examples, strict=True)
     ]
     return grade_outcomes("sql", outcomes, signature)
+
+
+def _database_of(example: Example) -> Database | None:
+    """The database that an example's facts name; a user's facts may call other things a table."""
+    table, file = example.facts.get("table"), example.facts.get("database")
+    if isinstance(table, Table):
+        return table
+    if not isinstance(file, Path | str | None):
+        raise UserError(
+            f"facts.database of example {example.id or '(no id)'} is {file!r:.60}.",
+            "Give the path of a SQLite file.",
+        )
+    return file or None

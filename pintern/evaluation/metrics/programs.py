@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import platform
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,10 +27,10 @@ def grade_pass(
 
     Raises:
       UserError: the kernel can't confine them, and `unconfined` isn't given; or an example has no
-        tests, or doesn't say which names they use.
+        tests, doesn't say which names they use, or has what is no Python.
     """
     end, unconfined = options.get("end", ""), bool(options.get("unconfined", False))
-    problems = [_problem(example) for example in examples]
+    problems = [problem_of(example) for example in examples]
     limits = Limits()
     inside = "none" if unconfined else "+".join(protections())
     programs = [program_of(prediction, end) for prediction in predictions]
@@ -49,7 +51,13 @@ def program_of(answer: str, end: str = "") -> str:
     return fenced.group(1) if fenced else answer
 
 
-def _problem(example: Example) -> Problem:
+def problem_of(example: Example) -> Problem:
+    """What an example's program is judged by.
+
+    Raises:
+      UserError: the example has no tests, doesn't say which names they use, or has what is no
+        Python.
+    """
     facts = example.facts
     for field in ("tests", "names"):
         if not facts.get(field):
@@ -63,9 +71,16 @@ def _problem(example: Example) -> Problem:
                 f"facts.{field} of example {example.id or '(no id)'} is a text; expected a list.",
                 f"Write {[facts[field]]!r:.80}.",
             )
-    return Problem(
-        tests=tuple(facts["tests"]),
-        names=tuple(facts["names"]),
-        imports=facts.get("imports", ""),
-        setup=facts.get("setup", ""),
-    )
+    imports, setup = facts.get("imports") or "", facts.get("setup") or ""
+    try:
+        problem = Problem(tuple(facts["tests"]), tuple(facts["names"]), imports, setup)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of regular expressions that aren't raw strings
+            for source in (*problem.tests, "\n".join(problem.names), imports, setup):
+                ast.parse(source)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise UserError(
+            f"What example {example.id or '(no id)'} is judged by can't be run: {error}.",
+            "Of its facts, tests and names are lists of Python text, imports and setup a text.",
+        ) from error
+    return problem

@@ -72,7 +72,10 @@ def grade_exact(
 def grade_bleu(
     predictions: Sequence[str], examples: Sequence[Example], options: Mapping[str, Any]
 ) -> Grade:
-    """sacrebleu's corpus BLEU over all references; `tokenize` is sacrebleu's, `none` by default."""
+    """sacrebleu's corpus BLEU over all references.
+
+    Options: `tokenize`, sacrebleu's, `none` by default; `lowercase`, both sides, no by default.
+    """
     from sacrebleu.metrics import BLEU
 
     tokenize = options.get("tokenize", "none")
@@ -80,9 +83,14 @@ def grade_bleu(
         raise UserError(
             f"Unknown BLEU tokenizer {tokenize!r}.", f"sacrebleu has: {', '.join(BLEU.TOKENIZERS)}."
         )
-    # `force` only silences sacrebleu's warning about input that is tokenised already.
-    corpus = BLEU(tokenize=tokenize, force=True)
-    sentence = BLEU(tokenize=tokenize, force=True, effective_order=True)
+    try:
+        # `force` only silences sacrebleu's warning about input that is tokenised already.
+        how = {"tokenize": tokenize, "lowercase": options.get("lowercase", False), "force": True}
+        corpus, sentence = BLEU(**how), BLEU(**how, effective_order=True)
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"BLEU tokenizer {tokenize!r} isn't installed: {normalise_space(str(error))}"
+        ) from error
 
     def grade(chosen: Sequence[int]) -> Scores:
         texts = [predictions[index] for index in chosen]
@@ -118,7 +126,10 @@ def grade_chrf(
     """sacrebleu's corpus chrF over all references; `word_order` 2 is chrF++, 0 (default) chrF."""
     from sacrebleu.metrics import CHRF
 
-    chrf = CHRF(word_order=options.get("word_order", 0))
+    order = options.get("word_order", 0)
+    if not (isinstance(order, int) and order >= 0):
+        raise UserError(f"chrF's word_order is {order!r}; it must be a whole number from 0 on.")
+    chrf = CHRF(word_order=order)
 
     def grade(chosen: Sequence[int]) -> Scores:
         texts = [predictions[index] for index in chosen]

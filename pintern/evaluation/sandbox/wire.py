@@ -70,11 +70,12 @@ def encode(value: object, opaque: Callable[[object], int]) -> object:
     """
     if value is None or value is True or value is False:
         return value
+    # By the base's own methods: a subclass may print or convert as something else than it equals.
     if isinstance(value, int):
-        value = int(value)
+        value = int.__int__(value)
         return value if abs(value) < _PLAIN_INT else {"int": hex(value)}
     if isinstance(value, float | str):
-        return (float if isinstance(value, float) else str)(value)
+        return float.__float__(value) if isinstance(value, float) else str.__str__(value)
     if isinstance(value, complex):
         return {"complex": [value.real, value.imag]}
     if isinstance(value, bytes):
