@@ -12,6 +12,7 @@ from tiny_models import EVERY_FAMILY, VOCAB, WIDTH, random_decoder
 from pintern.assemble import assemble, text_encoder
 from pintern.errors import UserError
 from pintern.models.pooled import pooled_states_of
+from pintern.prompts import kept
 from pintern.prompts.retrievers.dense import DenseRetriever
 from pintern.prompts.retrievers.vectors import Encoder, cached_vectors, vectors_of
 
@@ -86,6 +87,21 @@ def test_cached_vectors_are_the_fresh_ones(tmp_path, capsys):
     assert counting.asked == 1199
     cached_vectors(TEXTS, Counting(salt="other").encoder, tmp_path / "deep" / "folder")
     assert len(list((tmp_path / "deep" / "folder").iterdir())) == 3
+
+
+def test_vectors_that_another_process_lacks_are_made_by_all(tmp_path, monkeypatch):
+    """Two processes are played by what the other one says: `first` found, or that it found none."""
+    counting = Counting()
+    cached_vectors(TEXTS, counting.encoder, tmp_path)
+    own = hashlib.sha256(counting.encode(TEXTS).tobytes()).hexdigest()
+    counting.asked = 0
+    monkeypatch.setattr(kept, "count", lambda: 2)
+    for first, other_lacks, made in ((own, False, 0), (own, True, 600), (None, False, 600)):
+        monkeypatch.setattr(kept, "from_first", lambda _, first=first: first)
+        monkeypatch.setattr(kept, "any_of", lambda said, other=other_lacks: said or other)
+        cached_vectors(TEXTS, counting.encoder, tmp_path)
+        assert counting.asked == made
+        counting.asked = 0
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty", "other", "count"])
