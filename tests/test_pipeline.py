@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from pintern.assemble import assemble
+from pintern.prompts import pipeline
 from pintern.prompts.pipeline import pool_pieces
 from pintern.prompts.task import Example, PromptFormat
 from pintern.training.data import TrainingData
@@ -84,6 +85,26 @@ def test_levels_lie_beside_the_texts_and_follow_an_edit(prompts, tmp_path):
     record = json.loads((tmp_path / "levels.json").read_text())
     assert record[1]["asked"] == 0.5
     assert record[1]["got"] == edited.levels()[1].got < 0.2
+
+
+def test_a_folder_that_holds_all_is_only_read(prompts, tmp_path, monkeypatch):
+    """A run that is served may lie on a file system that is mounted for reading."""
+    prompts.write(tmp_path)
+
+    def refuse(path, text):
+        raise AssertionError(f"{path} is written")
+
+    for module in ("files", "prompts.ladder"):
+        monkeypatch.setattr(f"pintern.{module}.write_atomically", refuse)
+    config = tiny.config(curriculum__stages=3, prompt__max_shots=2)
+    assert assemble(config, prompts_directory=tmp_path).prompts.ladder == prompts.ladder
+
+
+def test_of_several_processes_the_first_writes_the_texts(tmp_path, monkeypatch):
+    """All at once they would take away each other's half-written files."""
+    monkeypatch.setattr(pipeline, "from_first", lambda function: None)
+    assemble(tiny.config(), prompts_directory=tmp_path / "prompts")
+    assert not (tmp_path / "prompts").exists()
 
 
 def test_the_table_is_printed_once_when_training_starts(tmp_path, capsys):

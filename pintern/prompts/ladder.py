@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
-from pintern.files import write_atomically
+from pintern.files import bring_up_to_date, write_atomically
 from pintern.prompts.compressors.rates import TOLERANCE, Compressor, check_rate, keep_rate_of
 from pintern.prompts.task import read_template
 from pintern.prompts.tokens import PieceTokenizer
@@ -82,7 +82,7 @@ def write_ladder(directory: str | Path, ladder: Mapping[float, Rung]) -> None:
                 )
         for path in missing:
             write_atomically(path, files[path])
-        write_atomically(directory / "ladder.json", json.dumps(record, indent=2) + "\n")
+        bring_up_to_date(directory / "ladder.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"The ladder can't be written to {directory}: {error.strerror or error}.",

@@ -14,7 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pintern.curriculum import AdaptiveState, Curriculum
-from pintern.files import write_atomically
+from pintern.distributed import from_first
+from pintern.files import bring_up_to_date
 from pintern.paths import user_cache
 from pintern.prompts.compressors.make import make_compressor
 from pintern.prompts.compressors.self_information import Surprisal
@@ -167,7 +168,7 @@ class Prompts:
         """
         write_ladder(directory, self.ladder)
         record = [stage._asdict() for stage in self.levels()]
-        write_atomically(directory / "levels.json", json.dumps(record, indent=2) + "\n")
+        bring_up_to_date(directory / "levels.json", json.dumps(record, indent=2) + "\n")
 
     def _smoothing_lines(self) -> list[str]:
         curriculum = self.curriculum
@@ -258,5 +259,5 @@ def prepare_prompts(
         ),
     )
     if directory is not None:
-        prompts.write(directory)
+        from_first(lambda: prompts.write(directory))
     return prompts
