@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from pintern.assemble import assemble
+from pintern.errors import UserError
 from pintern.prompts import pipeline
 from pintern.prompts.pipeline import pool_pieces
 from pintern.prompts.task import Example, PromptFormat
@@ -33,6 +34,16 @@ def test_rates_asked_for_and_got_stand_beside_the_whole_prompts_share(prompts):
     # The query is never left out, so that the whole prompt's share is no template rate.
     assert levels[-1].got == 0 < levels[-1].of_whole_prompt
     assert levels[0].got == levels[0].of_whole_prompt == 1
+
+
+def test_a_rate_may_be_asked_for_as_tables_show_it():
+    """A third is 0.333333 to the schedule, and 0.33 to whoever reads it."""
+    made = assemble(tiny.config(curriculum__stages=4, eval__keep_rate=0.33)).prompts
+    assert list(made.ladder) == [0, 0.333333, 0.666667, 1]
+    assert made.rung(0.33) is made.rung(0.333333)
+    assert made.prefix(0.33) == made.prefix(0.333333) != made.prefix(0.67)
+    with pytest.raises(UserError, match="share the file"):
+        assemble(tiny.config(curriculum__stages=4, eval__keep_rate=0.996))
 
 
 def test_tokens_are_those_of_the_rows(prompts):

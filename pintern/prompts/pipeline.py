@@ -77,9 +77,14 @@ class Prompts:
     pool: list[Pieces]
     retriever: Retriever
 
+    def rung(self, keep_rate: float) -> Rung:
+        """The template at a rate of the ladder, or at what tables and file names show of it."""
+        found = self.ladder.get(keep_rate)
+        return found or next(r for rate, r in self.ladder.items() if round(rate, 2) == keep_rate)
+
     def prefix(self, keep_rate: float) -> list[int]:
         """Ids of BOS and the template at a keep rate of the ladder."""
-        return self.renderer.prefix(self.ladder[keep_rate].text)
+        return self.renderer.prefix(self.rung(keep_rate).text)
 
     @functools.cache  # noqa: B019  one object a run
     def shots_for_pool(self, shots: int) -> list[list[Pieces]]:
@@ -227,7 +232,10 @@ def prepare_prompts(
         lie there already, perhaps edited by hand, are used as they are.
     """
     curriculum = curriculum_of(config)
-    rates = sorted({1.0, 0.0, config.eval.keep_rate, *(lv.keep_rate for lv in curriculum.levels)})
+    rates = {1.0, 0.0, *(level.keep_rate for level in curriculum.levels)}
+    if config.eval.keep_rate not in {round(rate, 2) for rate in rates}:  # see `Prompts.rung`
+        rates.add(config.eval.keep_rate)
+    rates = sorted(rates)
     given = Path(config.prompt.ladder) if config.prompt.ladder else directory
     if config.prompt.ladder or (directory and (directory / "ladder.json").exists()):
         ladder = read_ladder(given, rates, tokenizer, task.template)
