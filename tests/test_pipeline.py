@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import tiny
@@ -96,6 +97,23 @@ def test_levels_lie_beside_the_texts_and_follow_an_edit(prompts, tmp_path):
     record = json.loads((tmp_path / "levels.json").read_text())
     assert record[1]["asked"] == 0.5
     assert record[1]["got"] == edited.levels()[1].got < 0.2
+
+
+def test_a_run_outlives_the_ladder_that_it_was_given(prompts, tmp_path):
+    ladder, run = tmp_path / "by-hand", tmp_path / "prompts"
+    prompts.write(ladder)
+    (ladder / "template-0.50.txt").write_text("bolts lie on shelf four\n")
+    config = tiny.config(
+        curriculum__stages=3,
+        prompt__ladder=str(ladder),
+        prompt__compressor="self_information",  # the default, as a ladder needs none
+    )
+    made = assemble(config).prompts
+    made.write(run)
+    shutil.rmtree(ladder)
+    assert assemble(config, prompts_directory=run).prompts.ladder == made.ladder
+    with pytest.raises(UserError, match=r"by-hand lacks template-0\.50\.txt"):
+        assemble(config)
 
 
 def test_a_folder_that_holds_all_is_only_read(prompts, tmp_path, monkeypatch):

@@ -236,8 +236,10 @@ def prepare_prompts(
     if config.eval.keep_rate not in {round(rate, 2) for rate in rates}:  # see `Prompts.rung`
         rates.add(config.eval.keep_rate)
     rates = sorted(rates)
-    given = Path(config.prompt.ladder) if config.prompt.ladder else directory
-    if config.prompt.ladder or (directory and (directory / "ladder.json").exists()):
+    given = Path(config.prompt.ladder) if config.prompt.ladder else None
+    if directory and (directory / "ladder.json").exists() and not (given and given.is_dir()):
+        given = directory  # a run outlives the folder that its texts came from
+    if given is not None:
         ladder = read_ladder(given, rates, tokenizer, task.template)
     else:
         compressor = make_compressor(
