@@ -165,6 +165,18 @@ def test_a_template_that_cant_be_cut_is_told(case):
     Renderer.create(tokenizer, task(chat=False))
 
 
+def test_pieces_that_differ_from_the_whole_conversation_are_told():
+    """A template may cut well and still write the same words otherwise in another place."""
+    template = small_tokenizers.CHATML.replace(
+        "m.content", "(m.content | trim if loop.last else m.content)"
+    )
+    tokenizer = chatml("last-trimmed", template)
+    Renderer.create(tokenizer, task())
+    spaced = (dataclasses.replace(EXAMPLES[0], query="  How many?"), *EXAMPLES[1:])
+    with pytest.raises(UserError, match=r"ids differ .* at token \d+, near .*How many"):
+        Renderer.create(tokenizer, task(train=spaced))
+
+
 def test_a_real_checkpoint_without_a_template_is_told():
     stories = llama_tokenizer()
     if stories is None:
