@@ -14,7 +14,13 @@ from pintern.errors import UserError
 from pintern.models.pooled import pooled_states_of
 from pintern.prompts import kept
 from pintern.prompts.retrievers.dense import DenseRetriever
-from pintern.prompts.retrievers.vectors import Encoder, cached_vectors, vectors_of
+from pintern.prompts.retrievers.vectors import (
+    Encoder,
+    base_encoder,
+    cached_vectors,
+    vectors_of,
+)
+from pintern.prompts.tokens import PieceTokenizer
 
 TEXTS = [f"text {'x' * (i % 7)} {i}" for i in range(600)]
 
@@ -177,6 +183,22 @@ def test_the_key_tells_bases_apart():
     }
     assert len(keys) == 3
     assert key(tiny.config(), directory=None) in keys
+
+
+def test_the_key_follows_the_ids_and_not_the_texts_alone():
+    """An edited tokenizer gives the same texts other vectors."""
+    tokenizer = tiny.parts().tokenizer
+    edited = PieceTokenizer.load(tiny.base())
+    key, other = (base_encoder(t, lambda ids: ids, "one base").key for t in (tokenizer, edited))
+    assert key(["red bolt"]) == other(["red bolt"]) != key(["red nut"])
+    edited.tokenizer.add_tokens(["red bolt"])
+    assert key(["red bolt"]) != other(["red bolt"])
+
+
+def test_as_many_queries_as_the_pool_has_are_still_their_own():
+    """The pool's vectors stand in for its own texts in their order, and for no others."""
+    retriever = DenseRetriever(TEXTS, Counting().encoder)
+    assert retriever.neighbours(TEXTS[::-1], 1) == [[i] for i in reversed(range(len(TEXTS)))]
 
 
 def test_the_band_of_the_base_is_reached_by_config(tmp_path, monkeypatch):
