@@ -165,7 +165,7 @@ def _facts(parts: "Parts", export: "Export", form: str, workdir: Path, step: int
         trained=", ".join(trained),
         step=step,
         template=task.template,
-        prompt=parts.prompts.ladder[config.eval.keep_rate].text,
+        prompt=parts.prompts.rung(config.eval.keep_rate).text,
         shots=config.eval.shots,
         query_format=task.format.query,
         example=task.test[0].query,

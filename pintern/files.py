@@ -25,6 +25,16 @@ def write_atomically(path: Path, text: str | bytes) -> None:
             raise
 
 
+def bring_up_to_date(path: Path, text: str) -> None:
+    """Writes a text unless it is there already, so that a folder may only be read by then.
+
+    Raises:
+      UserError: see `write_atomically`.
+    """
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_atomically(path, text)
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Tells that a file can't be written: a full disk, a folder that may only be read."""

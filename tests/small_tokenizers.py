@@ -27,6 +27,12 @@ HEADERS = (
     "{{ m.content | trim }}<|eot_id|>{% endfor %}"
     "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
+# Llama 3.2's writes the day at the head.
+DATED = HEADERS.replace(
+    "{{ bos_token }}",
+    "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\n"
+    "Today is {{ strftime_now('%d %b %Y') }}.<|eot_id|>",
+)
 # The system's text stands inside the first user's turn.
 INSIDE = (
     "{% set ns = namespace(system='') %}{% for m in messages %}"

@@ -1,6 +1,7 @@
 """Pieces of a chat template give the ids of `apply_chat_template` on the whole conversation."""
 
 import dataclasses
+import datetime
 
 import pytest
 import small_tokenizers
@@ -25,12 +26,12 @@ def chatml(name="chatml", template=small_tokenizers.CHATML):
     return small_tokenizers.load(folder)
 
 
-def headers():
+def headers(name="headers", template=small_tokenizers.HEADERS):
     folder = small_tokenizers.byte_level(
-        "headers",
+        name,
         bos="<s>",
         eos="</s>",
-        template=small_tokenizers.HEADERS,
+        template=template,
         family="llama",
         adds_bos=True,
     )
@@ -49,6 +50,7 @@ KINDS = {
         "<|im_end|>",
     ),
     "Llama 3's headers": (headers, "<|eot_id|>"),
+    "Llama 3.2's day": (lambda: headers("dated", small_tokenizers.DATED), "<|eot_id|>"),
     "ChatML on SentencePiece": (sentencepiece, "<|im_end|>"),
 }
 
@@ -114,6 +116,23 @@ def test_contents_are_treated_as_the_template_treats_them():
         assert [*made.prefix("Short."), *row.tokens] == conversation_ids(made.tokenizer, turns)
 
 
+def test_ids_are_the_same_every_day(monkeypatch):
+    """A run may be resumed or scored on another day, and midnight may come while it reads."""
+
+    class Clock(datetime.datetime):
+        today = 1
+
+        @classmethod
+        def now(cls):
+            return cls(2026, 11, cls.today)
+
+    monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)
+    made = ChatLayout.of(headers("dated", small_tokenizers.DATED))
+    before = made.head("Short."), made.query("How many?")
+    Clock.today = 2
+    assert (made.head("Short."), made.query("How many?")) == before
+
+
 def test_an_answer_that_merges_with_what_stands_before_it_is_told():
     with pytest.raises(UserError, match=r"'\\n\\nno' merges with the text that asks for it"):
         ChatLayout.of(_merging_newlines()).answer("\n\nno")
@@ -144,6 +163,18 @@ def test_a_template_that_cant_be_cut_is_told(case):
         Renderer.create(tokenizer, task())
     assert "config.task.chat=False" in str(caught.value)
     Renderer.create(tokenizer, task(chat=False))
+
+
+def test_pieces_that_differ_from_the_whole_conversation_are_told():
+    """A template may cut well and still write the same words otherwise in another place."""
+    template = small_tokenizers.CHATML.replace(
+        "m.content", "(m.content | trim if loop.last else m.content)"
+    )
+    tokenizer = chatml("last-trimmed", template)
+    Renderer.create(tokenizer, task())
+    spaced = (dataclasses.replace(EXAMPLES[0], query="  How many?"), *EXAMPLES[1:])
+    with pytest.raises(UserError, match=r"ids differ .* at token \d+, near .*How many"):
+        Renderer.create(tokenizer, task(train=spaced))
 
 
 def test_a_real_checkpoint_without_a_template_is_told():

@@ -17,6 +17,7 @@ from pintern.prompts.compressors.make import COMPRESSORS, make_compressor
 from pintern.prompts.compressors.rates import TOLERANCE, keep_rate_of
 from pintern.prompts.compressors.self_information import SelfInformationCompressor
 from pintern.prompts.compressors.truncation import TruncationCompressor
+from pintern.prompts.compressors.words import Words
 
 RATES = tuple(round(0.1 * step, 1) for step in range(1, 10))
 MAKERS = {
@@ -79,6 +80,12 @@ def test_lines_stay_apart_and_none_is_empty(make):
         assert not re.search(r"\n[ \t]*\n[ \t]*\n", text)
         for line in filter(None, map(str.split, text.splitlines())):
             assert any(set(line) <= words for words in line_of.values())
+
+
+def test_a_kept_line_keeps_its_indentation():
+    words = Words.of("tables:\n    orders one\n  customers two\n")
+    assert words.keep([0, 3]) == "tables:\n  customers\n"
+    assert words.keep([0, 1]) == "tables:\n    orders\n"
 
 
 @every_maker

@@ -50,6 +50,18 @@ def test_a_chat_template_takes_the_place_of_the_format():
         ({"compressor": "truncation", "ladder": "texts"}, r"Set config\.prompt\.ladder=, or leave"),
         ({"compressor": "llmlingua2", "llmlingua_model": ""}, r"llmlingua_model is empty"),
         ({"retriever": "sentence_transformers", "sentence_model": ""}, "sentence_model is empty"),
+        (
+            {
+                "retriever": "similarity_band",
+                "similarity": "sentence_transformers",
+                "sentence_model": "",
+            },
+            r"sentence_model is empty, but config\.prompt\.similarity",
+        ),
+        (
+            {"retriever": "similarity_band", "sentence_model": "folder"},
+            r"sentence_model is 'folder', but config\.prompt\.similarity is 'dense'",
+        ),
         ({"retriever": "similarity_band", "similarity_quantile": 1.5}, "between 0 and 1"),
         ({"retriever": "fixed", "fixed_shots": (1.5,)}, "whole numbers"),
     ],
@@ -65,6 +77,12 @@ def test_prompt_fields_that_disagree_are_named(fields, said):
 def test_prompt_fields_that_agree_are_taken():
     for fields in (
         {"retriever": "similarity_band", "similarity": "bm25", "similarity_quantile": 0.25},
+        {"retriever": "sentence_transformers", "sentence_model": "folder"},
+        {
+            "retriever": "similarity_band",
+            "similarity": "sentence_transformers",
+            "sentence_model": "folder",
+        },
         {"retriever": "fixed", "fixed_shots": (3, 1)},
         {"retriever": "fixed", "fixed_shots": []},
         {"fixed_shots": []},

@@ -64,6 +64,19 @@ def test_other_examples_are_refused(run, other):
     assert (run / "examples.json").read_bytes() == before
 
 
+def test_templates_that_were_edited_since_are_refused(run):
+    parts = parts_with(tiny.config(**TAUGHT))
+    rung = dataclasses.replace(parts.prompts.ladder[1.0], text="bolts lie on shelf four")
+    prompts = dataclasses.replace(parts.prompts, ladder=parts.prompts.ladder | {1.0: rung})
+    edited = dataclasses.replace(parts, prompts=prompts)
+    with pytest.raises(UserError, match=r"other templates .* in .*run/prompts\. Put the old"):
+        check_examples(run, edited)
+    record = json.loads((run / "examples.json").read_text())
+    del record["templates"]
+    (run / "examples.json").write_text(json.dumps(record))
+    check_examples(run, edited)  # an older run
+
+
 def test_what_a_run_does_not_learn_from_may_change(run):
     (run / "examples.json").unlink()
     check_examples(run, parts_with())  # an older run: its record begins now

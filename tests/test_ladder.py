@@ -77,6 +77,19 @@ def test_edited_text_is_read_and_never_overwritten(ladder, tmp_path):
     assert [entry["got"] for entry in record] == [1, found[0.3].got, 0]
 
 
+def test_an_editors_mark_is_no_part_of_a_text(ladder, tmp_path):
+    """Some editors set a byte order mark at the head of whatever they save."""
+    write_ladder(tmp_path, ladder)
+    (tmp_path / "template-0.30.txt").write_text(
+        "Tables: orders ord_7.\r\n", "utf-8-sig", newline=""
+    )
+    (tmp_path / "template-0.00.txt").write_text("", "utf-8-sig")
+    found = read(tmp_path)
+    assert found[0.3].text == "Tables: orders ord_7.\r\n"
+    assert found[0.0].text == ""
+    write_ladder(tmp_path, found)
+
+
 def test_missing_files_are_all_listed(tmp_path):
     (tmp_path / "template-0.50.txt").write_text("Tables.")
     with pytest.raises(UserError, match=r"lacks template-0\.75\.txt, template-0\.25\.txt"):

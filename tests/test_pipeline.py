@@ -2,11 +2,14 @@
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 import tiny
 
 from pintern.assemble import assemble
+from pintern.errors import UserError
+from pintern.prompts import pipeline
 from pintern.prompts.pipeline import pool_pieces
 from pintern.prompts.task import Example, PromptFormat
 from pintern.training.data import TrainingData
@@ -32,6 +35,16 @@ def test_rates_asked_for_and_got_stand_beside_the_whole_prompts_share(prompts):
     # The query is never left out, so that the whole prompt's share is no template rate.
     assert levels[-1].got == 0 < levels[-1].of_whole_prompt
     assert levels[0].got == levels[0].of_whole_prompt == 1
+
+
+def test_a_rate_may_be_asked_for_as_tables_show_it():
+    """A third is 0.333333 to the schedule, and 0.33 to whoever reads it."""
+    made = assemble(tiny.config(curriculum__stages=4, eval__keep_rate=0.33)).prompts
+    assert list(made.ladder) == [0, 0.333333, 0.666667, 1]
+    assert made.rung(0.33) is made.rung(0.333333)
+    assert made.prefix(0.33) == made.prefix(0.333333) != made.prefix(0.67)
+    with pytest.raises(UserError, match="share the file"):
+        assemble(tiny.config(curriculum__stages=4, eval__keep_rate=0.996))
 
 
 def test_tokens_are_those_of_the_rows(prompts):
@@ -84,6 +97,43 @@ def test_levels_lie_beside_the_texts_and_follow_an_edit(prompts, tmp_path):
     record = json.loads((tmp_path / "levels.json").read_text())
     assert record[1]["asked"] == 0.5
     assert record[1]["got"] == edited.levels()[1].got < 0.2
+
+
+def test_a_run_outlives_the_ladder_that_it_was_given(prompts, tmp_path):
+    ladder, run = tmp_path / "by-hand", tmp_path / "prompts"
+    prompts.write(ladder)
+    (ladder / "template-0.50.txt").write_text("bolts lie on shelf four\n")
+    config = tiny.config(
+        curriculum__stages=3,
+        prompt__ladder=str(ladder),
+        prompt__compressor="self_information",  # the default, as a ladder needs none
+    )
+    made = assemble(config).prompts
+    made.write(run)
+    shutil.rmtree(ladder)
+    assert assemble(config, prompts_directory=run).prompts.ladder == made.ladder
+    with pytest.raises(UserError, match=r"by-hand lacks template-0\.50\.txt"):
+        assemble(config)
+
+
+def test_a_folder_that_holds_all_is_only_read(prompts, tmp_path, monkeypatch):
+    """A run that is served may lie on a file system that is mounted for reading."""
+    prompts.write(tmp_path)
+
+    def refuse(path, text):
+        raise AssertionError(f"{path} is written")
+
+    for module in ("files", "prompts.ladder"):
+        monkeypatch.setattr(f"pintern.{module}.write_atomically", refuse)
+    config = tiny.config(curriculum__stages=3, prompt__max_shots=2)
+    assert assemble(config, prompts_directory=tmp_path).prompts.ladder == prompts.ladder
+
+
+def test_of_several_processes_the_first_writes_the_texts(tmp_path, monkeypatch):
+    """All at once they would take away each other's half-written files."""
+    monkeypatch.setattr(pipeline, "from_first", lambda function: None)
+    assemble(tiny.config(), prompts_directory=tmp_path / "prompts")
+    assert not (tmp_path / "prompts").exists()
 
 
 def test_the_table_is_printed_once_when_training_starts(tmp_path, capsys):

@@ -150,6 +150,23 @@ def test_two_processes_train_in_a_bucket_though_all_are_killed_there(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_host_whose_cache_is_empty_trains_with_one_whose_isnt(tmp_path):
+    """Vectors of the pool are made by all processes or by none."""
+    own = (
+        "import os, sys, runpy; "
+        f"os.environ['XDG_CACHE_HOME'] = '{tmp_path}/cache-' + os.environ['PINTERN_PROCESS_ID']; "
+        "runpy.run_module('pintern.train', run_name='__main__')"
+    )
+    file = tiny.config_file(tmp_path, tiny.config(prompt__retriever="dense", train__steps=2))
+    for run in ("first", "second"):
+        given = (f"--config={file}", f"--workdir={tmp_path / run}")
+        code, _, err = tiny.run(*launch(2, "-c", own, *given))
+        assert code == 0, err
+        (vectors,) = (tmp_path / "cache-1").rglob("*.npz")
+        vectors.unlink()
+
+
+@pytest.mark.slow
 def test_a_folder_that_is_not_shared_is_found_out_at_the_start(tmp_path):
     """Each process is given another folder, as hosts are that have a disk each."""
     own = "import os, sys; sys.argv[-1] += os.environ['PINTERN_PROCESS_ID']; "

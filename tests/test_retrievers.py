@@ -68,6 +68,23 @@ def test_bm25_keeps_numbers_and_short_words():
     assert retriever.neighbours(["2022", "of", "in"], 1) == [[1], [2], [0]]
 
 
+def test_bm25_finds_words_of_any_script():
+    """Chinese writes no spaces; Hindi's vowel signs are no letters; an accent may stand apart."""
+    pool = [
+        "红色螺栓在哪里？",
+        "列出客户。",
+        "法国有多少订单？",
+        "नीला बोल्ट",
+        "कितने ऑर्डर",
+        "Où est le café?",
+    ]
+    retriever = BM25Retriever(pool)
+    asked = ["德国有多少订单？", "螺栓在哪里？", "कितने बोल्ट हैं ऑर्डर में", "un cafe\u0301"]
+    assert [found[0] for found in retriever.neighbours(asked, 1)] == [2, 0, 4, 5]
+    assert lexical._words("कितने ऑर्डर?") == ["कितने", "ऑर्डर"]
+    assert lexical._words("table_7: x2, Å-b") == ["table_7", "x2", "å", "b"]
+
+
 def test_bm25_breaks_ties_by_index():
     retriever = BM25Retriever(["x a", "y b", "x c", "y d", "x e"])
     found = retriever.neighbours(["x", "nothing known", ""], 4)

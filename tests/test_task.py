@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 from hypothesis import given
@@ -136,6 +137,8 @@ def test_task_from_files(write):
     assert (task.unlabelled, task.metric, task.database) == (("z",), "sql", "x.sqlite")
     assert task.metric_options == {"ordered": True}
     assert hash(task) == hash(dataclasses.replace(task))
+    # The one answer may be the other in other words, and retrieval would show it.
+    assert re.fullmatch(r"Test queries that \S*train\.jsonl has as well: 1 of 2\.", task.note)
 
 
 def test_leak_is_counted_and_named(write):

@@ -188,6 +188,16 @@ def test_own_files_without_a_test_file_hold_a_fifth_out(own):
     assert len(splits) > 1
 
 
+def test_test_queries_that_the_log_has_are_told_where_it_is_distilled_on(own):
+    """The pairs' own file as the log holds the queries that are held out of it."""
+    own.task.unlabelled = own.task.train
+    assert "the log" not in load_task(validate(own)).note
+    own.distill.weight, own.distill.unlabelled = 1.0, 4
+    note = load_task(validate(own)).note
+    assert note.endswith("Test queries that the log to distil on has as well: 2.")
+    assert note.startswith("No test file: 2 of the 10 pairs")
+
+
 def test_own_test_file_is_used_whole(own, tmp_path):
     (tmp_path / "test.jsonl").write_text('{"query": "new", "completion": "yes"}\n')
     own.task.test = str(tmp_path / "test.jsonl")

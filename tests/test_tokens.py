@@ -60,6 +60,9 @@ def test_further_ends_come_from_the_generation_config():
     assert (found.eos, found.also_end) == (1, (2, 3))
     turned = found.ending_with(3)
     assert (turned.eos, turned.also_end) == (3, (1, 2))
+    for told, further in (("2", (2,)), ("1", ()), ("null", ())):
+        (folder / "generation_config.json").write_text(f'{{"eos_token_id": {told}}}')
+        assert small_tokenizers.load(folder).also_end == further
     (folder / "generation_config.json").write_text("{,")
     with pytest.raises(UserError, match=r"generation_config\.json holds no JSON object"):
         small_tokenizers.load(folder)

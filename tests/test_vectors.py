@@ -12,8 +12,15 @@ from tiny_models import EVERY_FAMILY, VOCAB, WIDTH, random_decoder
 from pintern.assemble import assemble, text_encoder
 from pintern.errors import UserError
 from pintern.models.pooled import pooled_states_of
+from pintern.prompts import kept
 from pintern.prompts.retrievers.dense import DenseRetriever
-from pintern.prompts.retrievers.vectors import Encoder, cached_vectors, vectors_of
+from pintern.prompts.retrievers.vectors import (
+    Encoder,
+    base_encoder,
+    cached_vectors,
+    vectors_of,
+)
+from pintern.prompts.tokens import PieceTokenizer
 
 TEXTS = [f"text {'x' * (i % 7)} {i}" for i in range(600)]
 
@@ -86,6 +93,21 @@ def test_cached_vectors_are_the_fresh_ones(tmp_path, capsys):
     assert counting.asked == 1199
     cached_vectors(TEXTS, Counting(salt="other").encoder, tmp_path / "deep" / "folder")
     assert len(list((tmp_path / "deep" / "folder").iterdir())) == 3
+
+
+def test_vectors_that_another_process_lacks_are_made_by_all(tmp_path, monkeypatch):
+    """Two processes are played by what the other one says: `first` found, or that it found none."""
+    counting = Counting()
+    cached_vectors(TEXTS, counting.encoder, tmp_path)
+    own = hashlib.sha256(counting.encode(TEXTS).tobytes()).hexdigest()
+    counting.asked = 0
+    monkeypatch.setattr(kept, "count", lambda: 2)
+    for first, other_lacks, made in ((own, False, 0), (own, True, 600), (None, False, 600)):
+        monkeypatch.setattr(kept, "from_first", lambda _, first=first: first)
+        monkeypatch.setattr(kept, "any_of", lambda said, other=other_lacks: said or other)
+        cached_vectors(TEXTS, counting.encoder, tmp_path)
+        assert counting.asked == made
+        counting.asked = 0
 
 
 @pytest.mark.parametrize("harm", ["cut", "flip", "empty", "other", "count"])
@@ -161,6 +183,22 @@ def test_the_key_tells_bases_apart():
     }
     assert len(keys) == 3
     assert key(tiny.config(), directory=None) in keys
+
+
+def test_the_key_follows_the_ids_and_not_the_texts_alone():
+    """An edited tokenizer gives the same texts other vectors."""
+    tokenizer = tiny.parts().tokenizer
+    edited = PieceTokenizer.load(tiny.base())
+    key, other = (base_encoder(t, lambda ids: ids, "one base").key for t in (tokenizer, edited))
+    assert key(["red bolt"]) == other(["red bolt"]) != key(["red nut"])
+    edited.tokenizer.add_tokens(["red bolt"])
+    assert key(["red bolt"]) != other(["red bolt"])
+
+
+def test_as_many_queries_as_the_pool_has_are_still_their_own():
+    """The pool's vectors stand in for its own texts in their order, and for no others."""
+    retriever = DenseRetriever(TEXTS, Counting().encoder)
+    assert retriever.neighbours(TEXTS[::-1], 1) == [[i] for i in reversed(range(len(TEXTS)))]
 
 
 def test_the_band_of_the_base_is_reached_by_config(tmp_path, monkeypatch):

@@ -41,6 +41,7 @@ def _check_prompt(prompt: ConfigDict) -> None:
     for field, user in (
         ("llmlingua_model", ("compressor", "llmlingua2")),
         ("sentence_model", ("retriever", "sentence_transformers")),
+        ("sentence_model", ("similarity", "sentence_transformers")),
     ):
         if not prompt[field] and prompt[user[0]] == user[1]:
             raise UserError(

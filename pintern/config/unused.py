@@ -19,12 +19,14 @@ class Use(NamedTuple):
       chooser: the field that makes the choice.
       looks: whether a choice looks at them.
       mend: a choice that does.
+      where: another field and its value, where the choice is made at all; empty is everywhere.
     """
 
     fields: tuple[str, ...]
     chooser: str
     looks: Callable[[Any], bool]
     mend: str
+    where: tuple[str, ...] = ()
 
 
 def _of(group: str, names: str) -> tuple[str, ...]:
@@ -53,6 +55,13 @@ _USES = (
         lambda kind: kind in ("sentence_transformers", "similarity_band"),
         "sentence_transformers",
     ),
+    Use(
+        ("prompt.sentence_model",),
+        "prompt.similarity",
+        lambda kind: kind == "sentence_transformers",
+        "sentence_transformers",
+        where=("prompt.retriever", "similarity_band"),
+    ),
     _only(_of("curriculum", "keep_rates shots"), "curriculum.schedule", "explicit"),
     _only(_of("curriculum", "epsilon patience probe"), "curriculum.schedule", "adaptive"),
     Use(("curriculum.stages",), "curriculum.schedule", lambda x: x != "explicit", "linear"),
@@ -79,7 +88,8 @@ def check_used(config: ConfigDict) -> None:
     given, defaults = _flat(config), _flat(default_config())
     for use in _USES:
         chosen = given[use.chooser]
-        for field in () if use.looks(chosen) else use.fields:
+        looks = use.looks(chosen) or (use.where and given[use.where[0]] != use.where[1])
+        for field in () if looks else use.fields:
             if given[field] != defaults[field]:
                 raise UserError(
                     f"config.{field} is {given[field]!r}, but config.{use.chooser} is {chosen!r}, "

@@ -10,12 +10,17 @@ asked once what it writes between the contents of a conversation, and conversati
 templates insert); `asking` ends with the generation prompt; `closing` starts with the token that
 ends an answer. The concatenated ids are those of the whole conversation, and a template that can't
 be cut so is refused.
+
+A template that writes the day (Llama 3.2's does) is told the same one every day: a run is resumed,
+scored and served behind the head that it was trained behind. Servers of an export tell it today.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +31,9 @@ if TYPE_CHECKING:
 
 # Contents that stand for others while the template is cut; no template takes notice of them.
 _SYSTEM, _QUERY, _ANSWER, _NEXT = "zxSYSTEMxz", "zxQUERYxz", "zxANSWERxz", "zxNEXTxz"
+# What Llama's templates write where nobody tells them the day.
+_DAY = datetime.date(2024, 7, 26)
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
 _INSTEAD = (
     "Set config.task.chat=False, and write the turns out: special tokens may stand in "
     "config.task.template, query_format, completion_format and example_end."
@@ -165,9 +173,13 @@ class ChatLayout:
 def conversation_ids(
     tokenizer: PieceTokenizer, turns: Sequence[tuple[str, str]], *, ask: bool = True
 ) -> list[int]:
-    """Ids of a whole conversation of `(role, content)`, as a server of the model makes them."""
+    """Ids of a whole conversation of `(role, content)`, as a server makes them but for the day."""
     encoded = tokenizer.tokenizer.apply_chat_template(
-        _messages(turns), add_generation_prompt=ask, tokenize=True, return_dict=True
+        _messages(turns),
+        add_generation_prompt=ask,
+        tokenize=True,
+        return_dict=True,
+        chat_template=_template(tokenizer),
     )
     return list(encoded["input_ids"])
 
@@ -178,13 +190,22 @@ def _render(tokenizer: PieceTokenizer, turns: Sequence[tuple[str, str]]) -> str:
 
     try:
         return tokenizer.tokenizer.apply_chat_template(
-            _messages(turns), add_generation_prompt=True, tokenize=False
+            _messages(turns),
+            add_generation_prompt=True,
+            tokenize=False,
+            chat_template=_template(tokenizer),
         )
     except jinja2.TemplateError as error:
         roles = ", ".join(dict.fromkeys(role for role, _ in turns))
         raise UserError(
             f"The chat template takes no conversation of {roles}: {error}.", _INSTEAD
         ) from error
+
+
+def _template(tokenizer: PieceTokenizer) -> str:
+    """The chat template, with the day in place of the calls that ask for today's."""
+    template = tokenizer.tokenizer.get_chat_template()
+    return _TODAY.sub(lambda found: repr(_DAY.strftime(found["format"])), template)
 
 
 def _messages(turns: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:

@@ -6,13 +6,19 @@ one is made again.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
+
+from pintern.distributed import any_of, count, from_first
+
+T = TypeVar("T")
 
 # Records above which they take seconds to make.
 LARGE = 20_000
@@ -25,12 +31,29 @@ def kept_lists(path: Path | None, make: Callable[[], list[list[int]]]) -> list[l
       path: of the file; None keeps nothing.
       make: makes them.
     """
-    found = None if path is None else _read(path)
+    found = None if path is None else held_by_all(_read(path), lambda lists: repr(lists).encode())
     if found is None:
         found = make()
         if path is not None:
             _write(path, found)
     return found
+
+
+def held_by_all(found: T | None, content: Callable[[T], bytes]) -> T | None:
+    """What a process found on its disk, if all processes of the run found the same; else None.
+
+    Hosts have a disk each, one of them a new one perhaps. What the base has to be run for is made
+    by all processes together, or the others would wait for those that found it.
+
+    Args:
+      found: None if there is nothing.
+      content: what tells it from others.
+    """
+    if count() == 1:
+        return found
+    own = None if found is None else hashlib.sha256(content(found)).hexdigest()
+    first = from_first(lambda: own)
+    return None if any_of(own is None or own != first) else found
 
 
 def _read(path: Path) -> list[list[int]] | None:

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
-from pintern.files import write_atomically
+from pintern.files import bring_up_to_date, write_atomically
 from pintern.prompts.compressors.rates import TOLERANCE, Compressor, check_rate, keep_rate_of
 from pintern.prompts.task import read_template
+from pintern.prompts.text import read_text
 from pintern.prompts.tokens import PieceTokenizer
 
 
@@ -66,7 +67,7 @@ def write_ladder(directory: str | Path, ladder: Mapping[float, Rung]) -> None:
     """
     directory = Path(directory)
     _check_rates(ladder)
-    files = {directory / rung_file(rate): rung.text.encode() for rate, rung in ladder.items()}
+    files = {directory / rung_file(rate): rung.text for rate, rung in ladder.items()}
     record = [
         {"file": rung_file(rate), "asked": rung.asked, "got": rung.got, "tokens": rung.tokens}
         for rate, rung in ladder.items()
@@ -75,14 +76,14 @@ def write_ladder(directory: str | Path, ladder: Mapping[float, Rung]) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         missing = [path for path in files if not path.exists()]
         for path in files.keys() - set(missing):
-            if path.read_bytes() != files[path]:
+            if read_text(path) != files[path]:  # as it was read: an editor's mark is no difference
                 raise UserError(
                     f"{path} is there already and differs from the ladder's text.",
                     "Read the ladder from this folder to keep it, or write to another folder.",
                 )
         for path in missing:
             write_atomically(path, files[path])
-        write_atomically(directory / "ladder.json", json.dumps(record, indent=2) + "\n")
+        bring_up_to_date(directory / "ladder.json", json.dumps(record, indent=2) + "\n")
     except OSError as error:
         raise UserError(
             f"The ladder can't be written to {directory}: {error.strerror or error}.",
@@ -120,7 +121,7 @@ def rung_file(rate: float) -> str:
 
 def _read_rung(path: Path, rate: float, tokenizer: PieceTokenizer, template: str) -> Rung:
     if rate == 0:
-        if path.exists() and path.stat().st_size:
+        if path.exists() and read_text(path):
             raise UserError(
                 f"{path} is not empty, but keep rate 0 is no template.",
                 "Empty it, or give the text a rate of its own.",

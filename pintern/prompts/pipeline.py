@@ -14,7 +14,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from pintern.curriculum import AdaptiveState, Curriculum
-from pintern.files import write_atomically
+from pintern.distributed import from_first
+from pintern.files import bring_up_to_date
 from pintern.paths import user_cache
 from pintern.prompts.compressors.make import make_compressor
 from pintern.prompts.compressors.self_information import Surprisal
@@ -76,9 +77,14 @@ class Prompts:
     pool: list[Pieces]
     retriever: Retriever
 
+    def rung(self, keep_rate: float) -> Rung:
+        """The template at a rate of the ladder, or at what tables and file names show of it."""
+        found = self.ladder.get(keep_rate)
+        return found or next(r for rate, r in self.ladder.items() if round(rate, 2) == keep_rate)
+
     def prefix(self, keep_rate: float) -> list[int]:
         """Ids of BOS and the template at a keep rate of the ladder."""
-        return self.renderer.prefix(self.ladder[keep_rate].text)
+        return self.renderer.prefix(self.rung(keep_rate).text)
 
     @functools.cache  # noqa: B019  one object a run
     def shots_for_pool(self, shots: int) -> list[list[Pieces]]:
@@ -167,7 +173,7 @@ class Prompts:
         """
         write_ladder(directory, self.ladder)
         record = [stage._asdict() for stage in self.levels()]
-        write_atomically(directory / "levels.json", json.dumps(record, indent=2) + "\n")
+        bring_up_to_date(directory / "levels.json", json.dumps(record, indent=2) + "\n")
 
     def _smoothing_lines(self) -> list[str]:
         curriculum = self.curriculum
@@ -226,9 +232,14 @@ def prepare_prompts(
         lie there already, perhaps edited by hand, are used as they are.
     """
     curriculum = curriculum_of(config)
-    rates = sorted({1.0, 0.0, config.eval.keep_rate, *(lv.keep_rate for lv in curriculum.levels)})
-    given = Path(config.prompt.ladder) if config.prompt.ladder else directory
-    if config.prompt.ladder or (directory and (directory / "ladder.json").exists()):
+    rates = {1.0, 0.0, *(level.keep_rate for level in curriculum.levels)}
+    if config.eval.keep_rate not in {round(rate, 2) for rate in rates}:  # see `Prompts.rung`
+        rates.add(config.eval.keep_rate)
+    rates = sorted(rates)
+    given = Path(config.prompt.ladder) if config.prompt.ladder else None
+    if directory and (directory / "ladder.json").exists() and not (given and given.is_dir()):
+        given = directory  # a run outlives the folder that its texts came from
+    if given is not None:
         ladder = read_ladder(given, rates, tokenizer, task.template)
     else:
         compressor = make_compressor(
@@ -258,5 +269,5 @@ def prepare_prompts(
         ),
     )
     if directory is not None:
-        prompts.write(directory)
+        from_first(lambda: prompts.write(directory))
     return prompts

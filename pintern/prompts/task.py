@@ -126,6 +126,8 @@ def task_from_files(
 ) -> Task:
     """Reads a task from a template file and JSONL files of examples.
 
+    Its note counts test queries that are in train with another answer, which retrieval may show.
+
     Args:
       name: as it is called in reports.
       template: path of the recurring text.
@@ -164,6 +166,10 @@ def task_from_files(
             f"e.g. id {leaked[0].id!r}: {_shown(leaked[0].query)}.",
             "Take them out of one file, or pass allow_overlap if that is meant.",
         )
+    asked = {query for query, _ in trained_on}
+    if shared := sum(example.query in asked for example in task.test):
+        note = f"Test queries that {train} has as well: {shared:,} of {len(task.test):,}."
+        task = dataclasses.replace(task, note=note)
     return task
 
 

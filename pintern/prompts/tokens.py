@@ -40,7 +40,8 @@ class PieceTokenizer:
       tokenizer: the checkpoint's own.
       bos: ids at the head of every sequence; empty for families without a start token.
       eos: id that ends a completion.
-      also_end: further ids that end one when decoding; instruction-tuned checkpoints have several.
+      also_end: further ids that end one when decoding: a checkpoint's generation_config.json may
+        name several, or one that isn't its tokenizer's.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -77,8 +78,8 @@ class PieceTokenizer:
             family=_read_json(directory / "config.json").get("model_type"),
         )
         ends = _read_json(directory / "generation_config.json").get("eos_token_id")
-        ends = ends if isinstance(ends, list) else []
-        also_end = tuple(sorted({*ends} - {tokenizer.eos_token_id}))
+        ends = ends if isinstance(ends, list) else [ends]
+        also_end = tuple(sorted({*ends} - {tokenizer.eos_token_id, None}))
         bos = (tokenizer.bos_token_id,) if starts else ()
         return cls(tokenizer, bos, tokenizer.eos_token_id, also_end)
 

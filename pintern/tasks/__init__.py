@@ -39,7 +39,10 @@ LOADERS: dict[str, Callable[[ConfigDict], Task]] = {
 
 
 def load_task(config: ConfigDict) -> Task:
-    """The task that a checked config names, cut to `max_train` and `max_test`; its note says so."""
+    """The task that a checked config names, cut to `max_train` and `max_test`; its note says so.
+
+    The note also counts the test queries whose answers by the teacher may be trained on.
+    """
     task = LOADERS[config.task.kind](config)
     changes: dict[str, object] = {"chat": config.task.chat}
     cuts = []
@@ -50,4 +53,10 @@ def load_task(config: ConfigDict) -> Task:
             cuts.append(f"the first {most:,} of {len(examples):,} {what}")
     if cuts:
         changes["note"] = f"{task.note} Cut to {' and '.join(cuts)}.".strip()
-    return dataclasses.replace(task, **changes)
+    task = dataclasses.replace(task, **changes)
+    if config.distill.unlabelled:
+        log = frozenset(task.unlabelled)
+        if shared := sum(example.query in log for example in task.test):
+            told = f"Test queries that the log to distil on has as well: {shared:,}."
+            task = dataclasses.replace(task, note=f"{task.note} {told}".strip())
+    return task

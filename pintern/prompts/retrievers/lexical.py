@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +23,19 @@ from pintern.prompts.retrievers.vectors import digest
 if TYPE_CHECKING:
     from bm25s import BM25
 
-_WORD = re.compile(r"\w+")
+# Characters of scripts that write no spaces (Thai, Lao, Burmese, Khmer, kana, Han): each is a word,
+# since a whole sentence would be one, which no other sentence shares.
+_ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_ALONE += "\U00020000-\U0003ffff"
+# Vowel signs and accents, which no letter is but a word goes on behind: Hebrew, Arabic, Indic.
+_MARKS = "\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u0900-\u0963\u0966-\u0dff"
+_WORD = re.compile(rf"[^\W{_ALONE}]+(?:[{_MARKS}]+[^\W{_ALONE}]*)*|(?!\W)[{_ALONE}]")
 
 
 class BM25Retriever:
     """Okapi BM25 over lower-case words and numbers; no stop words. Ties go to the lower index.
+
+    Of a script that writes no spaces each character is a word.
 
     Args:
       pool: texts of the items.
@@ -102,4 +111,4 @@ def _kept_index(pool: Sequence[str], cache: Path) -> BM25:
 
 def _words(text: str) -> list[str]:
     # The empty word stands for a text without any, because bm25s indexes no empty document.
-    return _WORD.findall(text.lower()) or [""]
+    return _WORD.findall(unicodedata.normalize("NFC", text.lower())) or [""]

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from pintern.errors import UserError
 from pintern.hub import resolve_other
 from pintern.progress import Progress
+from pintern.prompts.kept import held_by_all
 from pintern.prompts.tokens import PieceTokenizer
 
 # Texts between two reports of progress.
@@ -118,7 +119,7 @@ def cached_vectors(
     again.
     """
     path = None if folder is None else folder / f"{encoder.key(texts)}.npz"
-    found = None if path is None else _read(path, len(texts))
+    found = None if path is None else held_by_all(_read(path, len(texts)), np.ndarray.tobytes)
     if found is None:
         found = vectors_of(texts, encoder, title="vectors of the pool")
         if path is not None:
