@@ -352,6 +352,7 @@ def test_the_real_gcloud_knows_every_command_and_flag(tmp_path):
         (["--name=vm", "--zone=z", "--type=v9-8"], "--type=v9-8: expected one of v5litepod-N"),
         (["--name=vm", "--zone=z", "--type=v4-x"], "--type=v4-x: expected one of v5litepod-N"),
         (["--name=vm", "--zone=z", "--type=v4-8", "--env=A"], "--env=A: expected NAME=value"),
+        (["--name=vm", "--zone=z", "--existing", "--delete"], "--delete with --existing"),
         (["--zone=z", "--type=v4-8"], "name"),
     ],
 )
