@@ -99,10 +99,11 @@ class Launch:
             if action.do is Do.FINISH:
                 self._follow()  # what it said since the last look
             trouble = self.act(action)
-            if action.do is Do.FINISH:
-                return 0
             if trouble:
                 print(f"launch: {action.do.value} failed: {trouble}", file=sys.stderr, flush=True)
+            if action.do is Do.FINISH:
+                return self._finished(trouble)
+            if trouble:
                 time.sleep(self._poll)
 
     def look(self, trouble: str = "") -> Seen:
@@ -161,15 +162,25 @@ class Launch:
             if action.do is Do.INSTALL:
                 file.write(self._commands.archive)
                 file.flush()
+            trouble = ""
             for step in self._commands.steps(action.do, archive_file=file.name):
                 done = common.call(step, program_of=_SDK)
-                if action.do is Do.FINISH:
-                    print(done.stdout, end="")
-                elif done.returncode:
-                    return common.last_line(done.stderr or done.stdout)
+                if done.returncode:
+                    trouble = common.last_line(done.stderr or done.stdout)
+                if action.do is Do.FINISH:  # a watcher that can't be reached keeps no VM
+                    print(done.stdout, end="", flush=True)
+                elif trouble:
+                    return trouble
         if action.do is Do.START:
             self._printed = 0
-        return ""
+        return trouble
+
+    def _finished(self, trouble: str) -> int:
+        """The exit status of a command that ended well; tells of a VM that should be gone."""
+        if trouble and self._commands.values.delete:
+            end = self._commands.how_to_end()
+            print(f"launch: the VM may still be there, and cost: {end}", file=sys.stderr)
+        return int(bool(trouble))
 
     def _follow(self) -> None:
         """Prints worker 0's output until it ends, or the connection does; the next look tells."""

@@ -252,6 +252,15 @@ def test_a_vm_that_runs_something_else_is_left_alone(replay, tmp_path):
     assert "the VM is busy with another run (pintern-starts-" in err
 
 
+def test_a_vm_that_could_not_be_deleted_is_told_and_no_success(replay):
+    cloud = replay(lives=[[UP]], delete="PERMISSION_DENIED: tpu.queuedResources.delete")
+    code, out, err = cloud.run(job(), "--delete")
+    assert out.splitlines()[-1] == "done"
+    assert code == 1
+    assert "finish failed: ERROR: (gcloud.compute.tpus) PERMISSION_DENIED" in err
+    assert "gcloud compute tpus queued-resources delete vm --force" in err.splitlines()[-1]
+
+
 def test_an_existing_vm_is_never_created_or_deleted(replay):
     cloud = replay(existing=True, exists=True, lives=[[{"vm": "STARTING"}, {"vm": "READY"}]])
     assert cloud.run(job(), "--existing")[0] == 0
