@@ -143,13 +143,14 @@ class Launch:
 
     def _probe(self, workers: int) -> tuple[str, ...]:
         with tempfile.TemporaryDirectory() as folder:
-            script = tpu_worker.probe(self._commands.run_id, self._commands.fingerprint)
+            made = self._commands
+            script = tpu_worker.probe(made.run_id, made.fingerprint, made.command, made.environment)
             # A file for each worker, so that it is known who said what, and who said nothing.
             command = self._commands.ssh(script, "all", f"--output-directory={folder}")
             common.call(command, program_of=_SDK)
             files = [Path(folder) / f"{i}.log" for i in range(workers)]
             states = [file.read_text().strip() if file.exists() else "" for file in files]
-        known = re.compile(r"absent|ready|running|exited \d+|busy \S+")
+        known = re.compile(r"absent|ready|running|differs|exited \d+|busy \S+")
         lines = [state.splitlines()[-1] if state else "" for state in states]
         return tuple(line if known.fullmatch(line) else "unreachable" for line in lines)
 

@@ -240,6 +240,19 @@ def test_a_second_launch_attaches_and_a_killed_one_leaves_the_run(replay):
     assert starts(cloud) == 4
 
 
+@pytest.mark.parametrize("changed", [["exec sleep 601"], ["exec sleep 600", "--env=SEED=2"]])
+def test_a_run_with_another_command_is_not_attached_to(replay, changed):
+    cloud = replay(lives=[[UP]])
+    first = cloud.start("echo up; exec sleep 600")
+    assert first.stdout.readline() == "up\n"
+    code, _, err = cloud.run(f"echo up; {changed[0]}", *changed[1:])
+    first.kill()
+    first.communicate()
+    assert code == 1
+    assert "is there already, with another command or other --env" in err
+    assert cloud.verbs().count("vm scp") == 1
+
+
 def test_a_vm_that_runs_something_else_is_left_alone(replay, tmp_path):
     cloud = replay(lives=[[UP]])
     first = cloud.start("echo up; exec sleep 600")
