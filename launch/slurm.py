@@ -156,11 +156,11 @@ trap 'save "Slurm asks the job to end"' TERM
 {watcher}
 srun --kill-on-bad-exit=1 {command} &
 training=$!
-while :; do
-  wait "$training"
-  status=$?
-  kill -0 "$training" 2>/dev/null || break  # else a signal ended the wait, not the step
+while kill -0 "$training" 2>/dev/null; do
+  wait "$training"  # which a signal ends, too
 done
+wait "$training"  # it has ended: whatever ended the wait, this is the step's own status
+status=$?
 
 if [ -n "$watcher" ]; then
   if [ -n "$told" ]; then kill -TERM "$watcher"; else kill -USR1 "$watcher"; fi

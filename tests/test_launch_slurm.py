@@ -1,6 +1,7 @@
 """Jobs in a real Slurm of one node: submitted, attached to, preempted, queued again, ended."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -240,6 +241,28 @@ def test_the_script_is_bash_whatever_the_command_holds(tmp_path):
     printed = line.removeprefix("srun --kill-on-bad-exit=1 ").removesuffix(" &")
     done = subprocess.run(["bash", "-c", printed], capture_output=True, text=True)
     assert done.stdout == " ".join([*command[1:], "--workdir=/x y"]) + "\n"
+
+
+def test_a_job_that_saves_sooner_than_slurm_answers_is_queued_again(tmp_path):
+    """The step has ended before `scancel`, which told it to, comes back from a busy controller."""
+    programs = {
+        "srun": 'trap "exit 0" TERM; echo $$ >step; kill -USR1 $PPID; while :; do sleep 0.1; done',
+        "scancel": "kill -TERM $(cat step); sleep 1",
+        "squeue": "echo RUNNING",
+        "scontrol": 'echo "asked: $*"; kill -KILL $PPID',
+    }
+    for name, code in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", script()],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "asked: requeue 12" in done.stdout, (done.returncode, done.stderr)
 
 
 def test_dry_run_prints_script_and_command_and_needs_no_slurm(tmp_path):
