@@ -199,12 +199,20 @@ def test_one_process_per_gpu_or_one_that_sees_all():
     assert "export JAX_LOCAL_DEVICE_IDS=0,1,2,3\n" in made
     assert "#SBATCH --account=me\n" in made
     assert "gpus" not in script()
-    for given in ("90", "90:30", "2-12", "2-12:30:00", "UNLIMITED"):
+    for given in ("0", "90", "90:30", "2-12", "2-12:30:00", "UNLIMITED"):
         assert f"#SBATCH --time={given}\n" in script(f"--time={given}")
     with pytest.raises(flags.IllegalFlagValueError, match=r"--time=banana.*days-hours"):
         script("--time=banana")
     with pytest.raises(UserError, match="tasks_per_node=3"):
         script("--gpus_per_node=4", "--tasks_per_node=3")
+
+
+@pytest.mark.parametrize("given", ["2", "2:00", "0:2:00", "0-0:2", "0-0:1:59"])
+def test_a_time_limit_within_the_grace_is_refused(given):
+    """Slurm would tell the job to save at its start, and it would queue itself again for ever."""
+    with pytest.raises(UserError, match=rf"--time={given} is 1[12][09] seconds.*--grace=120"):
+        script(f"--time={given}")
+    assert f"--time={given}\n" in script(f"--time={given}", "--grace=60")
 
 
 def test_the_step_is_told_again_how_many_processors_a_task_has():
