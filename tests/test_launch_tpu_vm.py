@@ -12,9 +12,11 @@ import sys
 import pytest
 import tiny
 
+from launch import ship
 from launch.common import STOPPED
 from launch.testing.fake_gcloud import install
 from launch.tpu_states import FAILURE_LIMIT, UNREACHABLE_LIMIT
+from pintern.errors import UserError
 
 UP = {"request": "ACTIVE", "vm": "READY"}
 QUOTA = (
@@ -320,6 +322,12 @@ def test_dry_run_prints_every_command_and_calls_nothing(replay):
     assert not (cloud.folder / "calls.jsonl").exists()
     for said in ("queued-resources create vm", "tpu-vm scp", "setsid nohup", "resources delete vm"):
         assert said in out
+
+
+def test_without_git_the_launcher_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="`git` is not on PATH"):
+        ship.archive(tiny.REPOSITORY)
 
 
 def gcloud_lines(out):
