@@ -9,7 +9,7 @@ import sys
 import pytest
 import tiny
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launch.common import STOPPED
@@ -130,6 +130,24 @@ def test_the_watcher_has_a_pod_without_accelerators():
     assert variables(manifest, 1)["JAX_PLATFORMS"]["value"] == "cpu"
     assert "nodeSelector" not in pod
     assert "tpu" not in json.dumps(manifest["spec"]["replicatedJobs"][1])
+
+
+def expanded(text, known):
+    """As Kubernetes documents it: `$(NAME)` of a known variable, and `$$` for a `$`."""
+    return re.sub(
+        r"\$\$|\$\((\w+)\)", lambda m: "$" if m[1] is None else known.get(m[1], m[0]), text
+    )
+
+
+@given(st.lists(st.text("$()AB", max_size=9), min_size=1))
+@example(["bash", "-c", "echo $$ $(A) $A", "$(PYTHONUNBUFFERED)"])
+def test_kubernetes_runs_the_command_as_it_was_typed(words):
+    manifest = made(command=words, watcher=words, environment={"B": "b", "A": words[0]})
+    for job in (0, 1):
+        known = {"PYTHONUNBUFFERED": "1", "B": "b", "A": "a"}
+        found = pod_of(manifest, job)["containers"][0]["command"]
+        assert [expanded(word, known) for word in found] == words
+        assert expanded(variables(manifest, job)["A"]["value"], known) == words[0]
 
 
 def test_the_fingerprint_is_the_spec():
