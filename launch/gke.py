@@ -71,11 +71,11 @@ def main(values: flags.FlagValues, command: list[str]) -> int:
         # kubectl's own configuration, and the cluster that it points to, stay as they are.
         os.environ["KUBECONFIG"] = str(Path(folder) / "config")
         _must(_credentials(values), "the Google Cloud SDK")
-        _apply_once(made)
+        end = _how_to_end(values, made)
+        _apply_once(made, end)
         try:
             return _follow(made) if values.follow else 0
         except KeyboardInterrupt:
-            end = shlex.join(_kubectl(made, "delete", "jobset", made["metadata"]["name"]))
             print(f"\nThe run goes on. Attach: the same command. End it: {end}")
             return 0
 
@@ -120,6 +120,12 @@ def _kubectl(made: dict[str, Any], *words: str) -> list[str]:
     return ["kubectl", f"--namespace={made['metadata']['namespace']}", *words]
 
 
+def _how_to_end(values: flags.FlagValues, made: dict[str, Any]) -> str:
+    """For the user's own shell, whose kubectl may know another cluster or none."""
+    delete = _kubectl(made, "delete", "jobset", made["metadata"]["name"])
+    return f"{shlex.join(_credentials(values))} && {shlex.join(delete)}"
+
+
 def _yaml(made: dict[str, Any]) -> str:
     import yaml
 
@@ -149,15 +155,20 @@ def _end(found: dict[str, Any]) -> str | None:
     return None
 
 
-def _apply_once(made: dict[str, Any]) -> None:
-    """Starts the run unless it is there; one that has ended makes room for it."""
+def _apply_once(made: dict[str, Any], end: str) -> None:
+    """Starts the run unless it is there; one that has ended makes room for it.
+
+    Args:
+      made: its manifest.
+      end: how another one of this name is ended.
+    """
     name, found = made["metadata"]["name"], _found(made)
     if found is not None and _end(found) is None:
         theirs = found["metadata"].get("annotations", {}).get(FINGERPRINT)
         if theirs != made["metadata"]["annotations"][FINGERPRINT]:
             raise UserError(
                 f"JobSet {name} is there already, with another command or other options.",
-                f"End it (kubectl delete jobset {name}), or give this one another --name.",
+                f"End it ({end}), or give this one another --name.",
             )
         print(f"JobSet {name} is there already.", flush=True)
         return
@@ -183,11 +194,8 @@ def _follow(made: dict[str, Any]) -> int:
         if found is None:
             raise UserError(f"JobSet {name} was deleted.")
         said = _end(found)
-        pods = json.loads(
-            _must(
-                _kubectl(made, "get", "pods", f"--selector={selector}", "--output=json"), "kubectl"
-            )
-        )["items"]
+        look = _kubectl(made, "get", "pods", f"--selector={selector}", "--output=json")
+        pods = json.loads(_must(look, "kubectl"))["items"]
         if said is None:
             phase = pods[-1]["status"].get("phase", "Pending") if pods else "Pending"
             said = f"restart {found.get('status', {}).get('restarts', 0)}, first pod {phase}"

@@ -256,6 +256,11 @@ def test_a_second_launch_attaches_another_command_is_refused_and_an_ended_run_ma
     code, _, err = launch("--nofollow", command=other, looks=9)
     assert code == 2
     assert "is there already, with another command" in err
+    # The user's own kubectl knows another cluster, or none.
+    assert (
+        "get-credentials c --location=l --project=p && "
+        "kubectl --namespace=default delete jobset pintern-run-"
+    ) in err
     assert launch.calls.read_text().count(" apply ") == 1
     assert launch("--nofollow", command=other, looks=0)[0] == 0
     calls = launch.calls.read_text()
