@@ -29,6 +29,7 @@ from launch.gke_manifest import FINGERPRINT, hardware, job_set
 from pintern.errors import UserError
 
 _POLL = 5.0  # seconds
+_TRIES = 5  # of a look, while a run is followed for days
 
 
 def define(values: flags.FlagValues) -> None:
@@ -132,17 +133,20 @@ def _yaml(made: dict[str, Any]) -> str:
     return yaml.safe_dump(made, sort_keys=False)
 
 
-def _must(command: list[str], program_of: str) -> str:
+def _must(command: list[str], program_of: str, *, tries: int = 1) -> str:
     done = common.call(command, program_of=program_of)
+    while done.returncode and (tries := tries - 1):
+        time.sleep(_POLL)
+        done = common.call(command, program_of=program_of)
     if done.returncode:
         raise UserError(f"{shlex.join(command)} failed: {common.last_line(done.stderr)}")
     return done.stdout
 
 
-def _found(made: dict[str, Any]) -> dict[str, Any] | None:
+def _found(made: dict[str, Any], *, tries: int = 1) -> dict[str, Any] | None:
     """The JobSet of this name in the cluster."""
     words = ("get", "jobset", made["metadata"]["name"], "--output=json", "--ignore-not-found")
-    said = _must(_kubectl(made, *words), "kubectl")
+    said = _must(_kubectl(made, *words), "kubectl", tries=tries)
     return json.loads(said) if said.strip() else None
 
 
@@ -190,12 +194,12 @@ def _follow(made: dict[str, Any]) -> int:
     selector = f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name=train"
     selector += ",jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
     while True:
-        found = _found(made)
+        found = _found(made, tries=_TRIES)
         if found is None:
             raise UserError(f"JobSet {name} was deleted.")
         said = _end(found)
         look = _kubectl(made, "get", "pods", f"--selector={selector}", "--output=json")
-        pods = json.loads(_must(look, "kubectl"))["items"]
+        pods = json.loads(_must(look, "kubectl", tries=_TRIES))["items"]
         if said is None:
             phase = pods[-1]["status"].get("phase", "Pending") if pods else "Pending"
             said = f"restart {found.get('status', {}).get('restarts', 0)}, first pod {phase}"

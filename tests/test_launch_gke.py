@@ -198,6 +198,9 @@ elif args[:2] == ["get", "jobset"] and kept.exists():
         end = {"type": os.environ["END"], "status": "True", "message": "said why"}
         found["status"] = {"conditions": [end]}
     print(json.dumps(found))
+elif args[:2] == ["get", "pods"] and (folder / "lost").exists():
+    (folder / "lost").unlink()
+    sys.exit("Unable to connect to the server: i/o timeout")
 elif args[:2] == ["get", "pods"]:
     pod = {"metadata": {"name": "p", "uid": "1"}, "status": {"phase": "Running"}}
     print(json.dumps({"items": [pod]}))
@@ -245,6 +248,16 @@ def test_a_run_is_submitted_followed_and_its_end_handed_on(launch):
     code, _, err = launch(end="Failed")
     assert code == 1
     assert "Failed: said why" in err
+
+
+def test_a_look_that_fails_once_does_not_end_the_launcher(launch):
+    """A run is followed for days."""
+    lost = launch.calls.with_name("lost")
+    lost.touch()
+    code, _, err = launch()
+    assert code == 0, err
+    assert "Completed: said why" in err
+    assert not lost.exists()
 
 
 def test_a_second_launch_attaches_another_command_is_refused_and_an_ended_run_makes_room(launch):
