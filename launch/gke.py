@@ -29,6 +29,7 @@ from launch.gke_manifest import FINGERPRINT, hardware, job_set
 from pintern.errors import UserError
 
 _POLL = 5.0  # seconds
+_TRIES = 5  # of a look, while a run is followed for days
 
 
 def define(values: flags.FlagValues) -> None:
@@ -71,11 +72,11 @@ def main(values: flags.FlagValues, command: list[str]) -> int:
         # kubectl's own configuration, and the cluster that it points to, stay as they are.
         os.environ["KUBECONFIG"] = str(Path(folder) / "config")
         _must(_credentials(values), "the Google Cloud SDK")
-        _apply_once(made)
+        end = _how_to_end(values, made)
+        _apply_once(made, end)
         try:
             return _follow(made) if values.follow else 0
         except KeyboardInterrupt:
-            end = shlex.join(_kubectl(made, "delete", "jobset", made["metadata"]["name"]))
             print(f"\nThe run goes on. Attach: the same command. End it: {end}")
             return 0
 
@@ -120,23 +121,32 @@ def _kubectl(made: dict[str, Any], *words: str) -> list[str]:
     return ["kubectl", f"--namespace={made['metadata']['namespace']}", *words]
 
 
+def _how_to_end(values: flags.FlagValues, made: dict[str, Any]) -> str:
+    """For the user's own shell, whose kubectl may know another cluster or none."""
+    delete = _kubectl(made, "delete", "jobset", made["metadata"]["name"])
+    return f"{shlex.join(_credentials(values))} && {shlex.join(delete)}"
+
+
 def _yaml(made: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(made, sort_keys=False)
 
 
-def _must(command: list[str], program_of: str) -> str:
+def _must(command: list[str], program_of: str, *, tries: int = 1) -> str:
     done = common.call(command, program_of=program_of)
+    while done.returncode and (tries := tries - 1):
+        time.sleep(_POLL)
+        done = common.call(command, program_of=program_of)
     if done.returncode:
         raise UserError(f"{shlex.join(command)} failed: {common.last_line(done.stderr)}")
     return done.stdout
 
 
-def _found(made: dict[str, Any]) -> dict[str, Any] | None:
+def _found(made: dict[str, Any], *, tries: int = 1) -> dict[str, Any] | None:
     """The JobSet of this name in the cluster."""
     words = ("get", "jobset", made["metadata"]["name"], "--output=json", "--ignore-not-found")
-    said = _must(_kubectl(made, *words), "kubectl")
+    said = _must(_kubectl(made, *words), "kubectl", tries=tries)
     return json.loads(said) if said.strip() else None
 
 
@@ -149,15 +159,20 @@ def _end(found: dict[str, Any]) -> str | None:
     return None
 
 
-def _apply_once(made: dict[str, Any]) -> None:
-    """Starts the run unless it is there; one that has ended makes room for it."""
+def _apply_once(made: dict[str, Any], end: str) -> None:
+    """Starts the run unless it is there; one that has ended makes room for it.
+
+    Args:
+      made: its manifest.
+      end: how another one of this name is ended.
+    """
     name, found = made["metadata"]["name"], _found(made)
     if found is not None and _end(found) is None:
         theirs = found["metadata"].get("annotations", {}).get(FINGERPRINT)
         if theirs != made["metadata"]["annotations"][FINGERPRINT]:
             raise UserError(
                 f"JobSet {name} is there already, with another command or other options.",
-                f"End it (kubectl delete jobset {name}), or give this one another --name.",
+                f"End it ({end}), or give this one another --name.",
             )
         print(f"JobSet {name} is there already.", flush=True)
         return
@@ -179,15 +194,12 @@ def _follow(made: dict[str, Any]) -> int:
     selector = f"jobset.sigs.k8s.io/jobset-name={name},jobset.sigs.k8s.io/replicatedjob-name=train"
     selector += ",jobset.sigs.k8s.io/job-index=0,batch.kubernetes.io/job-completion-index=0"
     while True:
-        found = _found(made)
+        found = _found(made, tries=_TRIES)
         if found is None:
             raise UserError(f"JobSet {name} was deleted.")
         said = _end(found)
-        pods = json.loads(
-            _must(
-                _kubectl(made, "get", "pods", f"--selector={selector}", "--output=json"), "kubectl"
-            )
-        )["items"]
+        look = _kubectl(made, "get", "pods", f"--selector={selector}", "--output=json")
+        pods = json.loads(_must(look, "kubectl", tries=_TRIES))["items"]
         if said is None:
             phase = pods[-1]["status"].get("phase", "Pending") if pods else "Pending"
             said = f"restart {found.get('status', {}).get('restarts', 0)}, first pod {phase}"

@@ -124,7 +124,7 @@ def job_set(
     container = {
         "name": "train",
         "image": image,
-        "command": list(command),
+        "command": [_literal(word) for word in command],
         "env": variables,
         "resources": {"limits": amount, "requests": amount},
         # NCCL and the loader of a large checkpoint want more than a container's 64 MiB.
@@ -211,7 +211,7 @@ def _watcher_job(
     container = {
         "name": "eval",
         "image": image,
-        "command": list(command),
+        "command": [_literal(word) for word in command],
         "env": _variables(environment),
         "resources": {"requests": {"cpu": "4", "memory": "16Gi"}},
     }
@@ -225,4 +225,9 @@ def _watcher_job(
 
 
 def _variables(values: Mapping[str, str]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": value} for name, value in values.items()]
+    return [{"name": name, "value": _literal(value)} for name, value in values.items()]
+
+
+def _literal(text: str) -> str:
+    """Kubernetes puts a variable's value in place of `$(NAME)`, and one `$` in place of two."""
+    return text.replace("$", "$$")

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from launch.common import STOPPED
@@ -19,6 +19,7 @@ from pintern.distributed import STOPPED_STATUS, stopped_status
 from pintern.errors import UserError
 
 _POLL = 0.1  # seconds
+_LAST_WORDS = 5.0  # seconds to write what stands in the pipes
 _PR_SET_PDEATHSIG = 1
 # Loaded here, because a child should do next to nothing between fork and exec.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -81,7 +82,7 @@ def supervise(plan: Sequence[Child], *, grace: float) -> int:
             for i in watchers:
                 running.send(i, signal.SIGUSR1)
             running.wait(watchers)
-    running.join()
+        running.join()
     for i in watchers:
         if running.code(i) not in (0, -signal.SIGTERM, -signal.SIGUSR1):
             _tell(f"{plan[i].name} {_describe(running.code(i))}; training went on without it")
@@ -106,7 +107,10 @@ class Running:
         for child, process in zip(plan, self._processes, strict=True):
             prefix = f"[{child.name}] " if child.name else ""
             for source, sink in ((process.stdout, sys.stdout), (process.stderr, sys.stderr)):
-                reader = threading.Thread(target=self._copy, args=(source, sink, prefix))
+                # A daemon: the interpreter's own end would wait for the others without limit.
+                reader = threading.Thread(
+                    target=self._copy, args=(source, sink, prefix), daemon=True
+                )
                 reader.start()
                 self._readers.append(reader)
 
@@ -131,8 +135,13 @@ class Running:
 
     def send(self, i: int, number: int) -> None:
         """Sends a signal to a child's processes; none if it has ended."""
-        if self.alive(i):
-            os.killpg(self._processes[i].pid, number)
+        if self.alive(i) or self._readers_of(i):
+            with suppress(ProcessLookupError):
+                os.killpg(self._processes[i].pid, number)
+
+    def _readers_of(self, i: int) -> list[threading.Thread]:
+        """Threads whose output isn't at its end: the child, or what it started, holds it open."""
+        return [reader for reader in self._readers[2 * i : 2 * i + 2] if reader.is_alive()]
 
     def wait(self, which: Sequence[int], *, until_failure: bool = False) -> int | None:
         """Waits for children; the first that failed, which with `until_failure` ends the wait."""
@@ -165,9 +174,16 @@ class Running:
             self._processes[i].wait()
 
     def join(self) -> None:
-        """Waits until all output is written."""
-        for reader in self._readers:
-            reader.join(timeout=5.0)  # a grandchild may hold a pipe open
+        """Waits until all output is written.
+
+        What a script started may outlive it and hold the output open. After a signal it may be
+        saving, and is waited for; otherwise it was left behind, and is waited for no longer.
+        """
+        deadline = time.monotonic() + _LAST_WORDS
+        while any(reader.is_alive() for reader in self._readers):
+            if not self.signalled and time.monotonic() > deadline:
+                return
+            time.sleep(_POLL)
 
     @contextmanager
     def signals(self) -> Iterator[None]:

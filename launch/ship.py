@@ -5,10 +5,10 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import subprocess
 import tarfile
 from pathlib import Path
 
+from launch import common
 from pintern.errors import UserError
 
 _LIMIT = 200 * 2**20
@@ -18,14 +18,10 @@ def archive(root: Path) -> tuple[bytes, str]:
     """The files that git knows or would take, as tar.gz; and their fingerprint.
 
     Raises:
-      UserError: no git checkout, or so large that something is in it that should not be.
+      UserError: no git, no git checkout, or so large that something is in it that should not be.
     """
-    listed = subprocess.run(
-        ["git", "-C", root, "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    listed = common.call(["git", "-C", str(root), *words], program_of="git")
     if listed.returncode:
         raise UserError(
             f"{root} is no git checkout: {listed.stderr.strip()}.",

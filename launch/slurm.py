@@ -11,6 +11,7 @@ one that all nodes see.
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import sys
@@ -100,6 +101,12 @@ def batch_script(values: flags.FlagValues, command: Sequence[str], name: str, lo
             f"--tasks_per_node={tasks} with --gpus_per_node={values.gpus_per_node}: expected "
             "one process per GPU, or one for all of a node."
         )
+    if (seconds := _seconds(values.time)) <= values.grace:
+        raise UserError(
+            f"--time={values.time} is {seconds} seconds, and the job saves --grace={values.grace} "
+            "before its end: it would be told to as soon as it starts, queued again, and so on.",
+            "Give more time, or less grace.",
+        )
     options = {
         "job-name": name,
         "nodes": values.nodes,
@@ -131,6 +138,18 @@ def batch_script(values: flags.FlagValues, command: Sequence[str], name: str, lo
     return f"#!/bin/bash\n{options_text}\n{body}"
 
 
+def _seconds(limit: str | None) -> float:
+    """A time limit as sbatch reads it, to which 0 is none."""
+    if limit is None or not limit[0].isdigit():
+        return math.inf
+    days, dash, rest = limit.rpartition("-")
+    parts = [int(part) for part in rest.split(":")]
+    if not dash and len(parts) < 3:  # minutes come first
+        parts = [0, *parts]
+    hours, minutes, seconds = [*parts, 0, 0][:3]
+    return ((int(days or 0) * 24 + hours) * 60 + minutes) * 60 + seconds or math.inf
+
+
 def _quoted(option: str) -> str:
     return option if shlex.quote(option) == option else f'"{option}"'
 
@@ -156,11 +175,11 @@ trap 'save "Slurm asks the job to end"' TERM
 {watcher}
 srun --kill-on-bad-exit=1 {command} &
 training=$!
-while :; do
-  wait "$training"
-  status=$?
-  kill -0 "$training" 2>/dev/null || break  # else a signal ended the wait, not the step
+while kill -0 "$training" 2>/dev/null; do
+  wait "$training"  # which a signal ends, too
 done
+wait "$training"  # it has ended: whatever ended the wait, this is the step's own status
+status=$?
 
 if [ -n "$watcher" ]; then
   if [ -n "$told" ]; then kill -TERM "$watcher"; else kill -USR1 "$watcher"; fi

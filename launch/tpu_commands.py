@@ -46,6 +46,11 @@ class Commands:
             )
         if not values.existing and not values.type:
             raise UserError("--type is not set.", "Name an accelerator type, or use --existing.")
+        if values.existing and values.delete:
+            raise UserError(
+                "--delete with --existing: a VM that was there before is never deleted.",
+                "Leave one of the two out.",
+            )
         packed, fingerprint = ship.archive(common.REPOSITORY)
         return cls(
             values=values,

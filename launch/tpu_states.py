@@ -9,6 +9,7 @@
     active                         ready         without the code             install
     active                         ready         not started                  start
     active                         ready         running                      follow
+    active                         ready         running another command      fail
     active                         ready         one failed, others run       stop
     active                         ready         all ended                    finish, or fail
 
@@ -59,7 +60,8 @@ class Seen:
       request: state of the queued resource; None if there is none.
       vm: state of the VM; None if there is none.
       workers: state of the run on each worker, in order: "absent" (code not installed), "ready",
-        "running", "exited N", "busy RUN" (another run's processes), or "unreachable".
+        "running", "differs" (running by another command), "exited N", "busy RUN" (another run's
+        processes), or "unreachable".
       trouble: what the last action, or the request, failed with.
     """
 
@@ -174,6 +176,9 @@ def _on_vm(seen: Seen, history: History) -> Action:
     busy = [state.partition(" ")[2] for state in states if state.startswith("busy")]
     if busy:
         return Action(Do.FAIL, f"the VM is busy with another run ({busy[0]})", 1)
+    if "differs" in states:
+        said = "the run is there already, with another command or other --env: end it first, or"
+        return Action(Do.FAIL, f"{said} attach to it by the line that started it", 1)
     codes = {i: int(s.split()[1]) for i, s in enumerate(states) if s.startswith("exited")}
     failed = {i: code for i, code in codes.items() if code not in (0, STOPPED)}
     running = [i for i, state in enumerate(states) if state == "running"]

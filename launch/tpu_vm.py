@@ -99,10 +99,11 @@ class Launch:
             if action.do is Do.FINISH:
                 self._follow()  # what it said since the last look
             trouble = self.act(action)
-            if action.do is Do.FINISH:
-                return 0
             if trouble:
                 print(f"launch: {action.do.value} failed: {trouble}", file=sys.stderr, flush=True)
+            if action.do is Do.FINISH:
+                return self._finished(trouble)
+            if trouble:
                 time.sleep(self._poll)
 
     def look(self, trouble: str = "") -> Seen:
@@ -142,13 +143,14 @@ class Launch:
 
     def _probe(self, workers: int) -> tuple[str, ...]:
         with tempfile.TemporaryDirectory() as folder:
-            script = tpu_worker.probe(self._commands.run_id, self._commands.fingerprint)
+            made = self._commands
+            script = tpu_worker.probe(made.run_id, made.fingerprint, made.command, made.environment)
             # A file for each worker, so that it is known who said what, and who said nothing.
             command = self._commands.ssh(script, "all", f"--output-directory={folder}")
             common.call(command, program_of=_SDK)
             files = [Path(folder) / f"{i}.log" for i in range(workers)]
             states = [file.read_text().strip() if file.exists() else "" for file in files]
-        known = re.compile(r"absent|ready|running|exited \d+|busy \S+")
+        known = re.compile(r"absent|ready|running|differs|exited \d+|busy \S+")
         lines = [state.splitlines()[-1] if state else "" for state in states]
         return tuple(line if known.fullmatch(line) else "unreachable" for line in lines)
 
@@ -161,15 +163,25 @@ class Launch:
             if action.do is Do.INSTALL:
                 file.write(self._commands.archive)
                 file.flush()
+            trouble = ""
             for step in self._commands.steps(action.do, archive_file=file.name):
                 done = common.call(step, program_of=_SDK)
-                if action.do is Do.FINISH:
-                    print(done.stdout, end="")
-                elif done.returncode:
-                    return common.last_line(done.stderr or done.stdout)
+                if done.returncode:
+                    trouble = common.last_line(done.stderr or done.stdout)
+                if action.do is Do.FINISH:  # a watcher that can't be reached keeps no VM
+                    print(done.stdout, end="", flush=True)
+                elif trouble:
+                    return trouble
         if action.do is Do.START:
             self._printed = 0
-        return ""
+        return trouble
+
+    def _finished(self, trouble: str) -> int:
+        """The exit status of a command that ended well; tells of a VM that should be gone."""
+        if trouble and self._commands.values.delete:
+            end = self._commands.how_to_end()
+            print(f"launch: the VM may still be there, and cost: {end}", file=sys.stderr)
+        return int(bool(trouble))
 
     def _follow(self) -> None:
         """Prints worker 0's output until it ends, or the connection does; the next look tells."""

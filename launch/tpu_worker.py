@@ -2,10 +2,10 @@
 
 A run has a folder on each worker:
 
-    ~/pintern-launch/RUN/  code/  venv/  installed-HASH  lock  pid  log  status  eval.lock ...
+    ~/pintern-launch/RUN/  code/  venv/  installed-HASH  lock  started  pid  log  status ...
 
 `lock` is held (flock) by the run's processes, so that "running" is true exactly while they are,
-whatever becomes of the ssh session, the launcher or the machine.
+whatever becomes of the ssh session, the launcher or the machine. `started` says which command.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 
-from launch.common import STOPPED, exports
+from launch.common import STOPPED, digest, exports
 from pintern.distributed import STOPPED_STATUS
 
 # Ubuntu's own Python is older than the package needs.
@@ -31,7 +31,9 @@ def archive_name(fingerprint: str) -> str:
     return f"pintern-launch-{fingerprint}.tar.gz"
 
 
-def probe(run: str, fingerprint: str) -> str:
+def probe(
+    run: str, fingerprint: str, command: Sequence[str], environment: Mapping[str, str]
+) -> str:
     """Prints the state of a run on a worker (`launch.tpu_states.Seen.workers`)."""
     return (
         _HEAD.format(run=run)
@@ -40,7 +42,8 @@ for other in "$base"/*/lock; do
   [ -e "$other" ] && [ "$other" != "$run/lock" ] || continue
   {_FREE.format(lock="$other")} || {{ echo "busy $(basename "$(dirname "$other")")"; exit; }}
 done
-if [ -e lock ] && ! {_FREE.format(lock="lock")}; then echo running
+if [ -e lock ] && ! {_FREE.format(lock="lock")}; then
+  [ "$(cat started)" = {_told(command, environment)} ] && echo running || echo differs
 elif [ ! -e installed-{fingerprint} ]; then echo absent
 elif [ -e status ]; then echo "exited $(cat status)"
 elif [ -e pid ]; then echo "exited 137"
@@ -48,6 +51,11 @@ else echo ready
 fi
 """
     )
+
+
+def _told(command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """A short name for what runs; the code may change while it does."""
+    return digest(repr((list(command), dict(environment))))
 
 
 def install(run: str, fingerprint: str, setup: str) -> str:
@@ -81,6 +89,7 @@ echo "$code" >../status.tmp && mv ../status.tmp ../status
 exec 9>lock
 flock --nonblock 9 || exit 0
 rm -f status
+echo {_told(command, environment)} >started
 {exports(given)}export PATH="$run/venv/bin:$PATH"
 cd code
 setsid nohup bash -c {shlex.quote(inner)} >../log 2>&1 </dev/null &

@@ -51,10 +51,26 @@ def main(_: list[str]) -> None:
     """Exports the checkpoint that the flags name."""
     from pintern.remote import local_workdir
 
+    out = _out_folder(OUT.value)
     with local_workdir(WORKDIR.value) as workdir:
-        good = _export(workdir, Path(OUT.value))
+        good = _export(workdir, out)
     if not good:
         sys.exit(1)
+
+
+def _out_folder(name: str) -> Path:
+    """The folder by `--out`, which is made whole beside its place and then put there."""
+    from pintern.errors import UserError
+    from pintern.remote import is_remote
+
+    if is_remote(name):
+        raise UserError(
+            f"--out={name} is in an object store; an export goes to a folder of this machine.",
+            "Name one, and copy it there once it is written.",
+        )
+    if not Path(name).name:
+        raise UserError(f"--out={name} has no name of its own.", "Name a folder: --out=exports/a.")
+    return Path(name)
 
 
 def _export(workdir: Path, out: Path) -> bool:

@@ -426,3 +426,18 @@ def test_beyond_the_tolerance_the_exit_code_says_so(tmp_path, monkeypatch, capsy
         entry.main([])
     assert raised.value.code == 1
     assert "BEYOND" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("out", ["gs://bucket/exports", "s3://bucket/exports", ".", ""])
+def test_an_out_that_is_no_folder_of_its_own_is_refused(tmp_path, monkeypatch, out):
+    """Of a bucket's URL a folder `gs:` was made here, and told as written."""
+    from absl import flags
+
+    from pintern import export as entry
+
+    monkeypatch.chdir(tmp_path)
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["export", f"--workdir={tiny.trained_run()}", f"--out={out}", "--format=peft"])
+    with pytest.raises(UserError, match=f"--out={out} (is in an object store|has no name)"):
+        entry.main([])
+    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import sys
 import pytest
 import tiny
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from launch.common import STOPPED
@@ -132,6 +132,24 @@ def test_the_watcher_has_a_pod_without_accelerators():
     assert "tpu" not in json.dumps(manifest["spec"]["replicatedJobs"][1])
 
 
+def expanded(text, known):
+    """As Kubernetes documents it: `$(NAME)` of a known variable, and `$$` for a `$`."""
+    return re.sub(
+        r"\$\$|\$\((\w+)\)", lambda m: "$" if m[1] is None else known.get(m[1], m[0]), text
+    )
+
+
+@given(st.lists(st.text("$()AB", max_size=9), min_size=1))
+@example(["bash", "-c", "echo $$ $(A) $A", "$(PYTHONUNBUFFERED)"])
+def test_kubernetes_runs_the_command_as_it_was_typed(words):
+    manifest = made(command=words, watcher=words, environment={"B": "b", "A": words[0]})
+    for job in (0, 1):
+        known = {"PYTHONUNBUFFERED": "1", "B": "b", "A": "a"}
+        found = pod_of(manifest, job)["containers"][0]["command"]
+        assert [expanded(word, known) for word in found] == words
+        assert expanded(variables(manifest, job)["A"]["value"], known) == words[0]
+
+
 def test_the_fingerprint_is_the_spec():
     def fingerprint(manifest):
         return manifest["metadata"]["annotations"][FINGERPRINT]
@@ -180,6 +198,9 @@ elif args[:2] == ["get", "jobset"] and kept.exists():
         end = {"type": os.environ["END"], "status": "True", "message": "said why"}
         found["status"] = {"conditions": [end]}
     print(json.dumps(found))
+elif args[:2] == ["get", "pods"] and (folder / "lost").exists():
+    (folder / "lost").unlink()
+    sys.exit("Unable to connect to the server: i/o timeout")
 elif args[:2] == ["get", "pods"]:
     pod = {"metadata": {"name": "p", "uid": "1"}, "status": {"phase": "Running"}}
     print(json.dumps({"items": [pod]}))
@@ -229,6 +250,16 @@ def test_a_run_is_submitted_followed_and_its_end_handed_on(launch):
     assert "Failed: said why" in err
 
 
+def test_a_look_that_fails_once_does_not_end_the_launcher(launch):
+    """A run is followed for days."""
+    lost = launch.calls.with_name("lost")
+    lost.touch()
+    code, _, err = launch()
+    assert code == 0, err
+    assert "Completed: said why" in err
+    assert not lost.exists()
+
+
 def test_a_second_launch_attaches_another_command_is_refused_and_an_ended_run_makes_room(launch):
     assert launch("--nofollow")[0] == 0
     code, out, _ = launch("--nofollow", looks=9)
@@ -238,6 +269,11 @@ def test_a_second_launch_attaches_another_command_is_refused_and_an_ended_run_ma
     code, _, err = launch("--nofollow", command=other, looks=9)
     assert code == 2
     assert "is there already, with another command" in err
+    # The user's own kubectl knows another cluster, or none.
+    assert (
+        "get-credentials c --location=l --project=p && "
+        "kubectl --namespace=default delete jobset pintern-run-"
+    ) in err
     assert launch.calls.read_text().count(" apply ") == 1
     assert launch("--nofollow", command=other, looks=0)[0] == 0
     calls = launch.calls.read_text()

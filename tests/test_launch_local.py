@@ -119,6 +119,26 @@ def test_output_is_prefixed_line_by_line_and_streams_stay_apart():
     assert sorted(err.splitlines()) == ["[0] err 0", "[1] err 1"]
 
 
+def test_what_a_script_leaves_behind_does_not_hold_the_launcher():
+    began = time.monotonic()
+    status, out, _ = finish(launch(command=["bash", "-c", "sleep 60 & echo $!; exit 3"]))
+    os.kill(int(out), signal.SIGKILL)
+    assert status == 3
+    assert time.monotonic() - began < 30
+
+
+def test_what_a_script_started_is_waited_for_while_it_saves():
+    """The script itself dies of the signal at once; longer than the last words may take."""
+    saves = (
+        "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None);"
+        "print('up', flush=True); signal.pause(); time.sleep(7); print('saved')"
+    )
+    process = launch(command=["bash", "-c", f"{shlex.join(python(saves))}; true"])
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[:2] == (0, "saved\n")
+
+
 def test_one_process_runs_as_it_stands():
     code = "import os; print('PINTERN_NUM_PROCESSES' in os.environ)"
     assert finish(launch(command=python(code)))[:2] == (0, "False\n")

@@ -239,6 +239,18 @@ def test_the_estimate_knows_what_fits():
     assert estimate_decoding(config_of(fsdp=8), shape, topology, LENGTHS).parts["cache"] > 0
 
 
+def test_keys_that_do_not_go_round_are_whole_on_every_chip():
+    """Of eight key-value heads sixteen chips hold all, as `models.sharding.whole_heads` has it."""
+    shape = shape_of("llama-3-70b")
+    eight, sixteen = (
+        estimate_decoding(config_of(**mesh), shape, read_topology("h100:16"), LENGTHS)
+        for mesh in ({"tensor": 8, "data": 2}, {"tensor": 16})
+    )
+    rows = (512 + 64 * 192) / (512 + 32 * 192)  # whose rows lie on two
+    assert sixteen.parts["cache"] == pytest.approx(8 * rows * eight.parts["cache"])
+    assert sixteen.temporaries > 8 * eight.temporaries
+
+
 def test_flops_grow_with_rows_and_a_prefix_is_read_once():
     shape = shape_of("llama-3-8b")
     base = abstract_base(config_of(), shape, abstract_mesh(config_of(), 1))

@@ -1,6 +1,7 @@
 """Jobs in a real Slurm of one node: submitted, attached to, preempted, queued again, ended."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -198,12 +199,20 @@ def test_one_process_per_gpu_or_one_that_sees_all():
     assert "export JAX_LOCAL_DEVICE_IDS=0,1,2,3\n" in made
     assert "#SBATCH --account=me\n" in made
     assert "gpus" not in script()
-    for given in ("90", "90:30", "2-12", "2-12:30:00", "UNLIMITED"):
+    for given in ("0", "90", "90:30", "2-12", "2-12:30:00", "UNLIMITED"):
         assert f"#SBATCH --time={given}\n" in script(f"--time={given}")
     with pytest.raises(flags.IllegalFlagValueError, match=r"--time=banana.*days-hours"):
         script("--time=banana")
     with pytest.raises(UserError, match="tasks_per_node=3"):
         script("--gpus_per_node=4", "--tasks_per_node=3")
+
+
+@pytest.mark.parametrize("given", ["2", "2:00", "0:2:00", "0-0:2", "0-0:1:59"])
+def test_a_time_limit_within_the_grace_is_refused(given):
+    """Slurm would tell the job to save at its start, and it would queue itself again for ever."""
+    with pytest.raises(UserError, match=rf"--time={given} is 1[12][09] seconds.*--grace=120"):
+        script(f"--time={given}")
+    assert f"--time={given}\n" in script(f"--time={given}", "--grace=60")
 
 
 def test_the_step_is_told_again_how_many_processors_a_task_has():
@@ -240,6 +249,28 @@ def test_the_script_is_bash_whatever_the_command_holds(tmp_path):
     printed = line.removeprefix("srun --kill-on-bad-exit=1 ").removesuffix(" &")
     done = subprocess.run(["bash", "-c", printed], capture_output=True, text=True)
     assert done.stdout == " ".join([*command[1:], "--workdir=/x y"]) + "\n"
+
+
+def test_a_job_that_saves_sooner_than_slurm_answers_is_queued_again(tmp_path):
+    """The step has ended before `scancel`, which told it to, comes back from a busy controller."""
+    programs = {
+        "srun": 'trap "exit 0" TERM; echo $$ >step; kill -USR1 $PPID; while :; do sleep 0.1; done',
+        "scancel": "kill -TERM $(cat step); sleep 1",
+        "squeue": "echo RUNNING",
+        "scontrol": 'echo "asked: $*"; kill -KILL $PPID',
+    }
+    for name, code in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{code}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["bash", "-c", script()],
+        cwd=tmp_path,
+        env=os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "12"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "asked: requeue 12" in done.stdout, (done.returncode, done.stderr)
 
 
 def test_dry_run_prints_script_and_command_and_needs_no_slurm(tmp_path):

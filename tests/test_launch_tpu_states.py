@@ -16,7 +16,7 @@ SEEN = st.builds(
     Seen,
     st.sampled_from(REQUESTS),
     st.sampled_from(VMS),
-    st.lists(st.sampled_from([*STATES, "busy other"]), max_size=4).map(tuple),
+    st.lists(st.sampled_from([*STATES, "busy other", "differs"]), max_size=4).map(tuple),
     st.sampled_from(["", "503", QUOTA]),
 )
 HISTORY = st.builds(
@@ -36,7 +36,7 @@ def test_whatever_is_seen_there_is_an_action_and_none_that_does_harm(seen, histo
     if action.do in (Do.INSTALL, Do.START, Do.FOLLOW, Do.STOP, Do.FINISH):
         assert seen.vm == "READY"
         assert history.existing or seen.request == "ACTIVE"
-        assert not {"unreachable", "busy other"} & set(seen.workers)
+        assert not {"unreachable", "busy other", "differs"} & set(seen.workers)
     if action.do is Do.DELETE and seen.vm == "READY" and seen.request == "ACTIVE":
         assert "unreachable" in seen.workers
         assert history.unreachable >= UNREACHABLE_LIMIT

@@ -12,9 +12,11 @@ import sys
 import pytest
 import tiny
 
+from launch import ship
 from launch.common import STOPPED
 from launch.testing.fake_gcloud import install
 from launch.tpu_states import FAILURE_LIMIT, UNREACHABLE_LIMIT
+from pintern.errors import UserError
 
 UP = {"request": "ACTIVE", "vm": "READY"}
 QUOTA = (
@@ -240,6 +242,19 @@ def test_a_second_launch_attaches_and_a_killed_one_leaves_the_run(replay):
     assert starts(cloud) == 4
 
 
+@pytest.mark.parametrize("changed", [["exec sleep 601"], ["exec sleep 600", "--env=SEED=2"]])
+def test_a_run_with_another_command_is_not_attached_to(replay, changed):
+    cloud = replay(lives=[[UP]])
+    first = cloud.start("echo up; exec sleep 600")
+    assert first.stdout.readline() == "up\n"
+    code, _, err = cloud.run(f"echo up; {changed[0]}", *changed[1:])
+    first.kill()
+    first.communicate()
+    assert code == 1
+    assert "is there already, with another command or other --env" in err
+    assert cloud.verbs().count("vm scp") == 1
+
+
 def test_a_vm_that_runs_something_else_is_left_alone(replay, tmp_path):
     cloud = replay(lives=[[UP]])
     first = cloud.start("echo up; exec sleep 600")
@@ -250,6 +265,15 @@ def test_a_vm_that_runs_something_else_is_left_alone(replay, tmp_path):
     first.communicate()
     assert code == 1
     assert "the VM is busy with another run (pintern-starts-" in err
+
+
+def test_a_vm_that_could_not_be_deleted_is_told_and_no_success(replay):
+    cloud = replay(lives=[[UP]], delete="PERMISSION_DENIED: tpu.queuedResources.delete")
+    code, out, err = cloud.run(job(), "--delete")
+    assert out.splitlines()[-1] == "done"
+    assert code == 1
+    assert "finish failed: ERROR: (gcloud.compute.tpus) PERMISSION_DENIED" in err
+    assert "gcloud compute tpus queued-resources delete vm --force" in err.splitlines()[-1]
 
 
 def test_an_existing_vm_is_never_created_or_deleted(replay):
@@ -298,6 +322,12 @@ def test_dry_run_prints_every_command_and_calls_nothing(replay):
     assert not (cloud.folder / "calls.jsonl").exists()
     for said in ("queued-resources create vm", "tpu-vm scp", "setsid nohup", "resources delete vm"):
         assert said in out
+
+
+def test_without_git_the_launcher_says_so(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="`git` is not on PATH"):
+        ship.archive(tiny.REPOSITORY)
 
 
 def gcloud_lines(out):
@@ -352,6 +382,7 @@ def test_the_real_gcloud_knows_every_command_and_flag(tmp_path):
         (["--name=vm", "--zone=z", "--type=v9-8"], "--type=v9-8: expected one of v5litepod-N"),
         (["--name=vm", "--zone=z", "--type=v4-x"], "--type=v4-x: expected one of v5litepod-N"),
         (["--name=vm", "--zone=z", "--type=v4-8", "--env=A"], "--env=A: expected NAME=value"),
+        (["--name=vm", "--zone=z", "--existing", "--delete"], "--delete with --existing"),
         (["--zone=z", "--type=v4-8"], "name"),
     ],
 )

@@ -82,6 +82,11 @@ def slots(config: ConfigDict, lengths: Lengths) -> int:
     return config.adapter.soft_prompt + lengths.prefix
 
 
+def split(size: int, tensor: int) -> int:
+    """Over how many chips heads or a vocabulary lie: not even, they are whole on every one."""
+    return tensor if size % tensor == 0 else 1
+
+
 def step_flops(config: ConfigDict, shape: DecoderConfig, base: Base, lengths: Lengths) -> float:
     """Of a training step on all chips together, nothing done twice: forward, and backward to the
     activations. With remat the compiled step has half as many again. The last block takes of most
@@ -124,7 +129,7 @@ def estimate_training(
     # What doesn't go round every chip reads whole, see `models.sharding.split_hidden`.
     alone = prefix % over != 0
     tokens = (prefix if alone else prefix / over) + rows * lengths.row
-    keys = shape.num_layers * prefix * layer.keys / tensor * width
+    keys = shape.num_layers * prefix * layer.keys / split(shape.num_kv_heads, tensor) * width
     if taught:
         parts["cache"] = round(keys)
 
@@ -132,8 +137,9 @@ def estimate_training(
     # norm, the norms' float32, and what is inside attention and MLP.
     inside = width * (5 * shape.model_dim + layer.inner / tensor) + 8 * shape.model_dim
     kept = width * shape.model_dim if config.model.remat else inside
-    scores = rows * shape.num_heads / tensor * lengths.row * (prefix + lengths.row)
-    logits = rows * lengths.target * shape.vocab_size / tensor
+    heads, vocab = split(shape.num_heads, tensor), split(shape.vocab_size, tensor)
+    scores = rows * shape.num_heads / heads * lengths.row * (prefix + lengths.row)
+    logits = rows * lengths.target * shape.vocab_size / vocab
     whole = 2 * layer.stored / tensor if fsdp > 1 else 0  # this layer's weights and the next one's
     working = 2 * tokens * inside + 3 * 4 * max(scores, logits) + whole
     gradients = parts["adapter"] * (1 if count == 1 else 2)
@@ -182,7 +188,8 @@ def estimate_decoding(
     new = config.eval.max_new_tokens
     rows = config.eval.batch_rows / (over if config.eval.batch_rows % over == 0 else 1)
     prefix = slots(config, lengths)
-    cache = shape.num_layers * (prefix + rows * (lengths.query + new)) * layer.keys / tensor * width
+    cached = shape.num_layers * (prefix + rows * (lengths.query + new)) * layer.keys * width
+    cache = cached / split(shape.num_kv_heads, tensor)
     parts = {
         "weights": device_bytes(base.state),
         "adapter": device_bytes(serving_adapter(config, state.adapter)),
@@ -194,7 +201,7 @@ def estimate_decoding(
     flops = rows * new * (each + 2 * shape.model_dim * shape.vocab_size) / tensor
     stored = shape.num_layers * layer.stored / tensor
     whole = 2 * layer.stored / tensor if fsdp > 1 else 0
-    logits = rows * shape.vocab_size / tensor * 4
+    logits = rows * shape.vocab_size / split(shape.vocab_size, tensor) * 4
     collectives = []
     if fsdp > 1:
         collectives.append(_collective("all-gather", stored, fsdp, new))

@@ -8,11 +8,11 @@ A test puts a script named `gcloud` on PATH that calls `main` with a folder. `sc
 
 A life begins with a successful `create` (the first is there already with "exists": true) and ends
 with `delete`. Each look at the request (or, with "existing": true, at the VM) moves on to the
-life's next frame, and it stays at the last. "error" is what a FAILED request says; "broken" workers
-answer no ssh, or with "broken_for" none whose command holds that; "lost_after" seconds of following
-a log the next frame comes. A worker is a folder, its home: ssh runs the command there, scp copies
-into it. A VM that is preempted or deleted loses its processes and its homes. Every call is written
-to `calls.jsonl`.
+life's next frame, and it stays at the last. "delete" is the error of each `delete`, if any;
+"error" is what a FAILED request says; "broken" workers answer no ssh, or with "broken_for" none
+whose command holds that; "lost_after" seconds of following a log the next frame comes. A worker is
+a folder, its home: ssh runs the command there, scp copies into it. A VM that is preempted or
+deleted loses its processes and its homes. Every call is written to `calls.jsonl`.
 """
 
 from __future__ import annotations
@@ -138,6 +138,8 @@ class Cloud:
     def queued_resources_delete(self, given: argparse.Namespace) -> int:
         """The end of a life."""
         assert given.force and given.quiet
+        if "delete" in self.scenario:
+            return _refuse(self.scenario["delete"])
         self._lose_workers()
         self._where(there=0)
         return 0
