@@ -1,7 +1,10 @@
-"""Ends of a command that are no errors: Ctrl-C, and a reader that has gone (`… | head -1`)."""
+"""Ends of a command that are no errors of its own: Ctrl-C, a reader that has gone (`… | head -1`),
+and a full disk behind `> file`.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
@@ -10,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+from pintern.errors import EXIT_CODE
 
 # What a shell tells of a command that Ctrl-C ended, or that wrote to nobody.
 INTERRUPTED, UNREAD = 130, 141
@@ -34,9 +39,19 @@ def ends_quietly() -> Iterator[None]:
         output.register(sys.stdout, 0)  # asks for nothing but whether its other end is closed
         if not output.poll(0):
             raise  # it was another pipe
-        # Python flushes once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         sys.exit(UNREAD)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename is not None:
+            raise
+        _write_no_more()
+        print(f"error: The output can't be written: {error.strerror}.", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+
+
+def _write_no_more() -> None:
+    """Python flushes standard output once more when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

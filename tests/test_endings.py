@@ -56,6 +56,21 @@ def test_a_reader_that_has_gone_ends_a_command_quietly(arguments):
     assert (process.returncode, process.stderr) == (141, b"")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no device that is always full")
+def test_a_full_disk_behind_the_output_is_one_message():
+    with open("/dev/full", "w") as full:
+        process = subprocess.run(
+            [sys.executable, "-m", "pintern.config"],
+            cwd=tiny.REPOSITORY,
+            env=tiny.environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert process.returncode == 2
+    assert process.stderr == "error: The output can't be written: No space left on device.\n"
+
+
 def test_another_broken_pipe_is_not_passed_over():
     code = (
         "from pintern import cli\n"
