@@ -299,6 +299,13 @@ def test_a_vm_that_could_not_be_deleted_is_told_and_no_success(replay):
     assert "gcloud compute tpus queued-resources delete vm --force" in err.splitlines()[-1]
 
 
+def test_a_setup_that_ends_in_a_comment_runs(replay):
+    cloud = replay(workers=1, lives=[[UP]])
+    code, out, err = cloud.run("cat made", "--setup=echo made >made  # nothing else")
+    assert code == 0, err
+    assert out == "made\n"
+
+
 def test_an_existing_vm_is_never_created_or_deleted(replay):
     cloud = replay(existing=True, exists=True, lives=[[{"vm": "STARTING"}, {"vm": "READY"}]])
     assert cloud.run(job(), "--existing")[0] == 0
