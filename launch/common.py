@@ -166,6 +166,10 @@ def call(command: Sequence[str], *, program_of: str) -> subprocess.CompletedProc
 
 
 def last_line(text: str) -> str:
-    """The last line of a tool's complaint that says anything."""
+    """The last line of a tool's complaint that says anything.
+
+    gcloud adds advice and details behind the line that says what is wrong, which it marks.
+    """
     said = [line.strip() for line in text.splitlines() if line.strip()]
-    return said[-1] if said else "no message"
+    marked = [line for line in said if line.startswith("ERROR: ")]
+    return (marked or said or ["no message"])[-1]

@@ -159,8 +159,8 @@ class Running:
         return failed
 
     def _is_well(self, i: int) -> bool:
-        """Ended as it should: complete, or stopped because a signal said so."""
-        return self.code(i) == 0 or (self.signalled > 0 and self.code(i) in (STOPPED, -15, -9))
+        """Ended as it should: complete, or stopped because a signal said so; never by SIGKILL."""
+        return self.code(i) == 0 or (self.signalled > 0 and self.code(i) in (STOPPED, -15))
 
     def stop(self, which: Sequence[int], grace: float) -> None:
         """Asks children to end, and kills those that haven't after `grace` seconds."""

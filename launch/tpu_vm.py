@@ -28,6 +28,11 @@ from launch.tpu_states import Action, Do, History, Seen, decide
 from pintern.errors import UserError
 
 _SDK = "the Google Cloud SDK"
+# The cloud's own trouble, or this machine's network.
+_PASSING = re.compile(
+    r"UNAVAILABLE|DEADLINE|INTERNAL|timed out|50[0-9]|ConnectionError|Max retries exceeded|"
+    r"name resolution|Connection (reset|refused|aborted)"
+)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -136,7 +141,7 @@ class Launch:
                 return json.loads(done.stdout)
             if re.search("NOT_FOUND|was not found|does not exist", done.stderr):
                 return None
-            if not re.search("UNAVAILABLE|DEADLINE|INTERNAL|timed out|50[0-9]", done.stderr):
+            if not _PASSING.search(done.stderr):
                 break
             time.sleep(self._poll * attempt)
         raise UserError(f"{shlex.join(command)} failed: {common.last_line(done.stderr)}")

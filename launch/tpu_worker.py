@@ -66,7 +66,8 @@ def install(run: str, fingerprint: str, setup: str) -> str:
         + _HEAD.format(run=run)
         + f"""\
 rm -rf code && mkdir code && tar -xzf {archive} -C code
-(cd code && {setup})
+(cd code && {setup}
+)
 rm -f installed-* {archive}
 touch installed-{fingerprint}
 """

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 
 import jax
@@ -241,6 +242,16 @@ def test_vllm_loads_lora_of_its_families_and_merged_weights_of_all(tmp_path):
     assert not bad.loads
     assert "--format=merged" in bad.lines[0]
     assert lint(tmp_path / "merged", "gpt2", "merged").loads
+
+
+@pytest.mark.parametrize("form", ["peft", "merged"])
+def test_the_line_for_vllm_can_be_pasted_wherever_the_folders_are(tmp_path, form):
+    made = dataclasses.replace(export(), base_name="/models/my base")
+    (line,) = lint_vllm(write_export(tmp_path / "an export", form, made, "")).lines
+    words = shlex.split(line.removeprefix("weights: "))
+    here = str(tmp_path / "an export")
+    told = ["/models/my base", "--enable-lora", "--lora-modules", f"adapter={here}"]
+    assert words == ["vllm", "serve", *(told if form == "peft" else [here])]
 
 
 def test_the_revision_of_the_base_is_told_to_every_loader(tmp_path):

@@ -139,6 +139,22 @@ def test_what_a_script_started_is_waited_for_while_it_saves():
     assert finish(process)[:2] == (0, "saved\n")
 
 
+def test_who_is_killed_before_it_saved_is_no_success():
+    """By the third Ctrl-C, as here, or by a system that is out of memory."""
+    saves = (
+        "import signal, time; signal.signal(signal.SIGTERM, lambda *_: print('told', flush=True));"
+    )
+    process = launch(command=python(saves + "print('up', flush=True); time.sleep(600)"))
+    assert process.stdout.readline() == "up\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "told\n"
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert status == 128 + signal.SIGKILL
+    assert "was killed by signal 9" in err
+
+
 def test_one_process_runs_as_it_stands():
     code = "import os; print('PINTERN_NUM_PROCESSES' in os.environ)"
     assert finish(launch(command=python(code)))[:2] == (0, "False\n")

@@ -198,6 +198,29 @@ def test_a_passing_error_of_the_cloud_is_tried_again_a_few_times(replay, tmp_pat
     assert f"UNAVAILABLE: 503 ({FAILURE_LIMIT + 1} times)" in err
 
 
+# What gcloud itself wrote where nobody answered.
+CRASHED = """gcloud crashed (ConnectionError): HTTPConnectionPool(host='127.0.0.1', port=9): \
+Max retries exceeded with url: /v2/ (Caused by NewConnectionError('[Errno 111] Connection refused'))
+
+If you would like to report this issue, please run the following command:
+  gcloud feedback
+
+To check gcloud for common problems, please run the following command:
+  gcloud info --run-diagnostics
+"""
+
+
+def test_a_network_that_fails_for_a_while_is_waited_for(replay, tmp_path):
+    cloud = replay(describe=["", CRASHED, CRASHED], lives=[[UP]])
+    code, _, err = cloud.run(job())
+    assert code == 0, err
+    shutil.rmtree(cloud.folder)
+    cloud = replay(describe=[CRASHED] * 99, lives=[[UP]])
+    code, _, err = cloud.run(job())
+    assert code == 2
+    assert "ConnectionError" in err.splitlines()[-1]
+
+
 def test_requests_that_fail_one_after_the_other_come_to_an_end(replay):
     failed = [{"request": "FAILED", "error": "no capacity in time"}]
     cloud = replay(lives=[failed] * 20)
@@ -274,6 +297,13 @@ def test_a_vm_that_could_not_be_deleted_is_told_and_no_success(replay):
     assert code == 1
     assert "finish failed: ERROR: (gcloud.compute.tpus) PERMISSION_DENIED" in err
     assert "gcloud compute tpus queued-resources delete vm --force" in err.splitlines()[-1]
+
+
+def test_a_setup_that_ends_in_a_comment_runs(replay):
+    cloud = replay(workers=1, lives=[[UP]])
+    code, out, err = cloud.run("cat made", "--setup=echo made >made  # nothing else")
+    assert code == 0, err
+    assert out == "made\n"
 
 
 def test_an_existing_vm_is_never_created_or_deleted(replay):

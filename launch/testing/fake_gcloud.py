@@ -2,7 +2,7 @@
 
 A test puts a script named `gcloud` on PATH that calls `main` with a folder. `scenario.json` there:
 
-    {"workers": 2, "create": ["error text or empty", ...],
+    {"workers": 2, "create": ["error text or empty", ...], "describe": [likewise],
      "lives": [[{"request": "ACCEPTED"},
                 {"request": "ACTIVE", "vm": "READY", "broken": [1]}, ...], ...]}
 
@@ -101,6 +101,12 @@ class Cloud:
             home.mkdir(exist_ok=True)
         return homes
 
+    def _next_error(self, verb: str) -> str:
+        tries = self.folder / f"{verb}s"
+        count = len(tries.read_text()) if tries.exists() else 0
+        tries.write_text("x" * (count + 1))
+        return [*self.scenario.get(verb, []), *[""] * (count + 1)][count]
+
     def _lose_workers(self) -> None:
         for home in self.folder.glob("worker-*"):
             for pid in home.glob("pintern-launch/*/*pid"):
@@ -112,6 +118,8 @@ class Cloud:
 
     def queued_resources_describe(self, given: argparse.Namespace) -> int:
         """The request, after one more frame."""
+        if error := self._next_error("describe"):
+            return _refuse(error)
         frame = self._frame(next_frame=1)
         if "request" not in frame:
             return _refuse("NOT_FOUND: Resource was not found")
@@ -124,14 +132,11 @@ class Cloud:
     def queued_resources_create(self, given: argparse.Namespace) -> int:
         """The next life, or the next of the errors."""
         assert given.node_id and given.accelerator_type and given.runtime_version
-        where, tries = self._where(), self.folder / "creates"
+        where = self._where()
         if where["there"]:
             return _refuse("ALREADY_EXISTS")
-        count = len(tries.read_text()) if tries.exists() else 0
-        tries.write_text("x" * (count + 1))
-        errors = self.scenario.get("create", [])
-        if count < len(errors) and errors[count]:
-            return _refuse(errors[count])
+        if error := self._next_error("create"):
+            return _refuse(error)
         self._where(life=where["life"] + (where["frame"] >= 0), frame=-1, there=1)
         return 0
 

@@ -8,6 +8,7 @@ and the modules, refuses some options and passes over others.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 
 from pintern.errors import UserError
@@ -56,7 +57,9 @@ def lint_vllm(directory: Path) -> Verdict:
         )
     if "model" in parts:
         folder = directory / parts["model"]
-        return Verdict(not problems, (*problems, f"weights: vllm serve {folder}"))
+        return Verdict(
+            not problems, (*problems, f"weights: {shlex.join(['vllm', 'serve', str(folder)])}")
+        )
     if "lora" not in parts:
         return Verdict(False, tuple(problems))
     folder = directory / parts["lora"]
@@ -88,8 +91,8 @@ def lint_vllm(directory: Path) -> Verdict:
     if problems:
         return Verdict(False, tuple(problems))
     least = next(size for size in MAX_RANKS if size >= rank)
-    flag = f" --max-lora-rank {least}" if rank > DEFAULT_MAX_RANK else ""
-    served = f"{base.name} --revision {base.revision}" if base.revision else base.name
-    return Verdict(
-        True, (f"vllm serve {served} --enable-lora --lora-modules adapter={folder}{flag}",)
-    )
+    words = ["vllm", "serve", base.name]
+    words += ["--revision", base.revision] if base.revision else []
+    words += ["--enable-lora", "--lora-modules", f"adapter={folder}"]
+    words += ["--max-lora-rank", str(least)] if rank > DEFAULT_MAX_RANK else []
+    return Verdict(True, (shlex.join(words),))
