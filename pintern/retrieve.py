@@ -5,12 +5,14 @@
         --config.prompt.retriever=similarity_band --config.prompt.similarity_quantile=0.5
 
 Queries are the first of the test set, or of the labelled pairs with --train, which are never given
-themselves. Nothing is trained; vectors of the pool are made if need be, and kept.
+themselves. Each is shown with as many pairs as the config's fullest prompt has, in training or at
+inference. Nothing is trained; vectors of the pool are made if need be, and kept.
 """
 
 from absl import flags
 
 from pintern import cli
+from pintern.errors import UserError
 
 SHOW = flags.DEFINE_integer("show", 5, "Queries to show.", lower_bound=1)
 TRAIN = flags.DEFINE_bool("train", False, "Take queries from the labelled pairs.")
@@ -22,7 +24,14 @@ def main(_: list[str]) -> None:
     from pintern.assemble import assemble
 
     prompts = assemble(config).prompts
-    task, shots = prompts.task, config.prompt.max_shots
+    shots = max(config.eval.shots, *(level.shots for level in prompts.curriculum.levels))
+    if not shots:
+        raise UserError(
+            "The config shows no labelled pairs, neither in training nor at inference.",
+            "Set config.prompt.max_shots (an explicit schedule: config.curriculum.shots), or "
+            "config.eval.shots.",
+        )
+    task = prompts.task
     examples = (task.train if TRAIN.value else task.test)[: SHOW.value]
     found = prompts.retriever.neighbours(
         [example.query for example in examples],

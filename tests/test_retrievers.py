@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import tiny
 
 from pintern.config.checks import CHOICES
 from pintern.errors import UserError
@@ -315,6 +316,23 @@ def test_thousands_of_queries_are_quick(kind):
     found = retrieve_for_training(make(kind, pool), pool, 5)
     assert len(found) == 4000
     assert time.perf_counter() - start < 20
+
+
+def test_the_command_shows_as_many_pairs_as_the_fullest_prompt_has(tmp_path):
+    config = tiny.config(
+        curriculum__schedule="explicit",
+        curriculum__stages=4,  # the default: levels are listed
+        curriculum__keep_rates=(1.0, 0.0),
+        curriculum__shots=(3, 0),
+    )
+    file = tiny.config_file(tmp_path, config)
+    command = ("-m", "pintern.retrieve", f"--config={file}", "--show=2")
+    code, out, err = tiny.run(*command)
+    assert code == 0, err
+    assert out.count("→") == 2 * 3
+    code, out, err = tiny.run(*command, "--config.curriculum.shots=0,0")
+    assert (code, out) == (2, "")
+    assert "shows no labelled pairs" in err
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch):
