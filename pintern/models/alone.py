@@ -1,4 +1,4 @@
-"""One token of one row on a GPU: each map, and what stands around it, as a sum over its kernel.
+"""One token of one row on a GPU: each map, and what stands around it, as a sum over its weights.
 
 Such a token is hundreds of small kernels, each of which waits for the one before. What a product
 reads XLA makes in a kernel of its own, and what is done with the result too. Into a sum over the
