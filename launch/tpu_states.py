@@ -61,7 +61,8 @@ class Seen:
       vm: state of the VM; None if there is none.
       workers: state of the run on each worker, in order: "absent" (code not installed), "ready",
         "running", "differs" (running by another command), "exited N", "busy RUN" (another run's
-        processes), or "unreachable".
+        processes), or "unreachable". None at all where none is looked at, or none is known: a VM
+        that is READY without any counts as one that can't be reached.
       trouble: what the last action, or the request, failed with.
     """
 
@@ -110,7 +111,8 @@ def decide(seen: Seen, history: History) -> tuple[Action, History]:
         changes |= {"created": True} if action.do is Do.CREATE else {}
     elif action.do in (Do.START, Do.FOLLOW):
         changes["started"] = True
-    if "unreachable" in seen.workers and action.do is Do.WAIT:
+    mine = history.existing or seen.request == "ACTIVE"
+    if mine and seen.vm == "READY" and not reached and action.do is Do.WAIT:
         changes["unreachable"] = history.unreachable + 1
     elif reached:
         changes["unreachable"] = 0

@@ -130,8 +130,8 @@ def test_what_a_script_leaves_behind_does_not_hold_the_launcher():
 def test_what_a_script_started_is_waited_for_while_it_saves():
     """The script itself dies of the signal at once; longer than the last words may take."""
     saves = (
-        "import signal, time; signal.signal(signal.SIGTERM, lambda *_: None);"
-        "print('up', flush=True); signal.pause(); time.sleep(7); print('saved')"
+        "import signal, time; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]);"
+        "print('up', flush=True); signal.sigwait([signal.SIGTERM]); time.sleep(7); print('saved')"
     )
     process = launch(command=["bash", "-c", f"{shlex.join(python(saves))}; true"])
     assert process.stdout.readline() == "up\n"
