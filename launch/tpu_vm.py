@@ -97,6 +97,8 @@ class Launch:
             told, trouble = (action.do, action.why), ""
             if action.do is Do.FAIL:
                 self._show_failure(seen)
+                if seen.request is not None and seen.vm is not None:
+                    self._tell_that_it_stays("stays, and costs")
                 return action.status
             if action.do is Do.WAIT:
                 time.sleep(self._poll)
@@ -182,11 +184,18 @@ class Launch:
         return trouble
 
     def _finished(self, trouble: str) -> int:
-        """The exit status of a command that ended well; tells of a VM that should be gone."""
-        if trouble and self._commands.values.delete:
-            end = self._commands.how_to_end()
-            print(f"launch: the VM may still be there, and cost: {end}", file=sys.stderr)
+        """The exit status of a command that ended well."""
+        if trouble or not self._commands.values.delete:
+            deleted = self._commands.values.delete
+            how = "may still be there, and cost" if deleted else "stays, and costs"
+            self._tell_that_it_stays(how)
         return int(bool(trouble))
+
+    def _tell_that_it_stays(self, how: str) -> None:
+        """Tells of a queued resource that goes on, and how it is ended."""
+        if not self._commands.values.existing:  # that was there before, as its owner knows
+            end = self._commands.how_to_end()
+            print(f"launch: the VM {how}: {end}", file=sys.stderr, flush=True)
 
     def _follow(self) -> None:
         """Prints worker 0's output until it ends, or the connection does; the next look tells."""

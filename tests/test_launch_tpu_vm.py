@@ -105,6 +105,7 @@ def test_a_vm_is_waited_for_and_the_command_runs_on_all_workers(replay):
     for state in frames:
         assert f"the queued resource is {state}" in err
     assert "the VM is CREATING" in err
+    assert "cost" not in err
     assert out.splitlines()[-1] == "done"
     assert starts(cloud) == 3
     assert cloud.verbs() == [
@@ -243,6 +244,7 @@ def test_a_failing_worker_stops_the_others_and_its_log_is_shown(replay):
     assert code == 9
     assert "worker 0 ended with exit status 9" in err
     assert "[worker 0] the cause" in err
+    assert "the VM stays, and costs: gcloud compute tpus queued-resources delete vm" in err
     probes = list(cloud.folder.glob("worker-1/pintern-launch/*/status"))
     assert [path.read_text() for path in probes] == ["143\n"]
 
@@ -304,11 +306,14 @@ def test_a_setup_that_ends_in_a_comment_runs(replay):
     code, out, err = cloud.run("cat made", "--setup=echo made >made  # nothing else")
     assert code == 0, err
     assert out == "made\n"
+    assert err.splitlines()[-1].startswith("launch: the VM stays, and costs: gcloud compute tpus")
 
 
 def test_an_existing_vm_is_never_created_or_deleted(replay):
     cloud = replay(existing=True, exists=True, lives=[[{"vm": "STARTING"}, {"vm": "READY"}]])
-    assert cloud.run(job(), "--existing")[0] == 0
+    code, _, err = cloud.run(job(), "--existing")
+    assert code == 0
+    assert "cost" not in err
     assert {verb.split()[0] for verb in cloud.verbs()} == {"vm"}
 
 

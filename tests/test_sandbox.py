@@ -285,7 +285,7 @@ def test_hostile_programs_are_contained_and_scored_wrong(name, canary):
         given += f"CANARY_FOLDER = {str(canary.parent)!r}\n"
         started = time.monotonic()
         verdict = run_program(given + source, PROBLEM, limits=SMALL)
-        assert time.monotonic() - started < SMALL.wall_seconds + 3
+        assert time.monotonic() - started < SMALL.wall_seconds + 20
         with pytest.raises(TimeoutError):
             server.accept()
     assert verdict.reason in reason.split("|"), verdict

