@@ -212,7 +212,9 @@ def test_the_hybrid_trains_is_scored_and_goes_out_from_the_command_line(tmp_path
     assert code == 0, err
     code, said, err = tiny.run("-m", "pintern.evaluate", *config, where)
     assert code == 0, err
-    assert ", 4" in said.splitlines()[0]
+    cut, score, *_ = said.splitlines()
+    assert cut.startswith("Cut to the first 4 of 8 test examples")
+    assert score.endswith(", 4")
     code, _, err = tiny.run("-m", "pintern.evaluate", *config, where, "--config.train.steps=5")
     assert code == 2
     assert "train.steps: 4 → 5" in err
