@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import measure
+from benchmarks.training_sides import difference
 
 ROOT = Path(measure.__file__).parent.parent
 ANSWERS = """
@@ -76,3 +78,10 @@ def test_results_are_merged_by_name(tmp_path, monkeypatch):
     rows = {row["name"]: row for row in json.loads(path.read_text())}
     assert rows["a"] == {**dataclasses.asdict(first), "ratio": 3.0}
     assert rows["b"] == dataclasses.asdict(second)
+
+
+def test_a_tensor_that_is_nan_is_no_small_difference():
+    good, bad = np.ones(3), np.full(3, np.nan)
+    assert difference([good, good], [good, 2 * good]) == pytest.approx(0.5)
+    for ours in ([good, bad], [bad, good]):
+        assert not difference(ours, [good, good]) <= 1.0
