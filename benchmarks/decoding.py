@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import flags
 
-from benchmarks import measure
+from benchmarks import measure, training_cases
 from benchmarks.headline import TARGET as HEADLINE
 from benchmarks.headline import headline
 from benchmarks.shared_models import (
@@ -320,22 +320,28 @@ class Work:
         import jax
         from flax import nnx
 
-        config = decoder.config
-        self._linear = config.num_layers * sum(a * b for a, b in decoder.linear_modules().values())
-        self._vocab = config.vocab_size
-        self._head = config.vocab_size * config.model_dim
+        self._needed = training_cases.Work.of(decoder, 0)
+        self._vocab = decoder.config.vocab_size
         self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(decoder)))
         self._rate, self._band = rate, band
 
     def floor(self, case: Case, made: list[list[int]], batch: int) -> float:
-        """Seconds to read all prompts and choose all tokens with `batch` rows at a time."""
+        """Seconds to read all prompts and choose all tokens with `batch` rows at a time.
+
+        Reading a prompt gives its row's first token; of the last block it takes the last slot, and
+        of the other slots keys and values alone. Attention isn't counted.
+        """
         _, rows = requests(case, self._vocab)
         read = case.prefix + sum(map(len, rows))
-        tokens = sum(min(len(row) + 1, case.new) for row in made)
-        prompts = 2 * (read * self._linear + len(rows) * self._head) / self._rate.value
-        batches = tokens / batch
-        computed = 2 * tokens * (self._linear + self._head) / self._rate.value
-        return prompts + max(computed, batches * self._bytes / self._band.value)
+        later = sum(min(len(row) + 1, case.new) for row in made) - len(rows)
+        needed, rate = self._needed, self._rate.value
+        # Of a forward and a backward pass, and so twice as many operations as are needed here.
+        blocks = (needed.layers - 1) * needed.token
+        last = needed.token + 4 * needed.head
+        prompts = read * (blocks + needed.keys) + len(rows) * (last - needed.keys)
+        once = self._bytes / self._band.value
+        tokens = max(later * (blocks + last) / 2 / rate, later / batch * once)
+        return max(prompts / 2 / rate, once) + tokens
 
 
 if __name__ == "__main__":
