@@ -5,25 +5,26 @@
     python -m benchmarks.decoding --only=decode_b1,requests_plain
     python -m benchmarks.decoding --tiny             (tries the script out; means nothing)
 
-Random weights that both sides share; greedy. In float32 all tokens are to be equal. In bfloat16
-the two round otherwise: where a row first differs, `generate`'s model is asked for the logits, and
-the two tokens must be as likely there but for rounding. `decode_*` are batches of rows of one
-length, and `requests_*` a queue of ragged ones which end at different times, since one id in forty
-ends a completion. `generate` is given them sorted by length, left-padded, at the batch size that is
-best for it on a sample; ours takes the largest. Where the whole queue would take it many minutes it
-serves every tenth batch, is compared on these, and its time is scaled. The floor reads the weights
-once for every token of the batch, or computes its products, whichever is longer, at the rates
-measured in the same run. `headline` is the saving that this project is about, see
-`benchmarks.headline`.
+Random weights that both sides share; greedy. In float32 all tokens are to be equal. In bfloat16 the
+two round otherwise: where a row differs, `generate`'s model is asked for the logits behind what
+ours chose, and each of our tokens must be the likeliest there but for rounding. `decode_*` are
+batches of rows of one length, and `requests_*` a queue of ragged ones in which one id in forty ends
+a completion; with random weights tokens repeat, so that most of them go on as long as they may.
+`generate` is eager and has the cache that it has by default. It is given rows sorted by length,
+left-padded, at the batch size that is best for it on a sample; ours takes the largest. Where the
+whole queue would take it many minutes it serves every tenth batch, is compared on these, and its
+time is scaled. The floor reads the weights once for the prompts and once for every further token of
+the batch, or computes their products, whichever is longer, at the rates measured in the same run.
+`headline` is the saving that this project is about, see `benchmarks.headline`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import contextlib
+import dataclasses
 import itertools
+import math
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,7 @@ REPEATS = flags.DEFINE_integer(
 )
 TINY = flags.DEFINE_boolean("tiny", False, "A tiny model.")
 COMPARED = 16  # rows whose tokens differ: at most so many are looked into
-# By which the likeliest token's logit may exceed that of the one that was chosen in its place.
+# Share of the likeliest token's logit by which that of a chosen one may be lower.
 NEAR_TIE = {"float32": 0.0, "bfloat16": 0.04}
 ENDS = 40  # one id in so many ends a completion of a ragged request
 
@@ -124,7 +125,7 @@ def chosen_cases(*, on_gpu: bool) -> list[Case]:
 
 
 def main(_: list[str]) -> None:
-    """Prints two tables; exits with 1 where the sides' tokens differ."""
+    """Prints two tables; exits with 1 where a case fails, as where the sides' tokens differ."""
     # Both libraries share a GPU: neither may take it all beforehand.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -138,7 +139,7 @@ def main(_: list[str]) -> None:
     shape, dtype = tiny if TINY.value else full, "bfloat16" if on_gpu else "float32"
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
-    results, failed = [], False
+    record = measure.Record(None if TINY.value else "gpu" if on_gpu else "cpu")
     with saved_model(shape, dtype=dtype) as folder:
         checkpoint = pintern_model(folder, dtype=dtype)
         # Once, as a server does when it starts.
@@ -146,37 +147,31 @@ def main(_: list[str]) -> None:
         work = Work(checkpoint.decoder, rate, band)
         peer = torch_model(folder, dtype=dtype, device="cuda" if on_gpu else "cpu").eval()
         for case in chosen:
-            ours, theirs = Ours(checkpoint, split, case), Peer(peer, case)
-            # Our programs first; `generate` has none to compile.
-            mine, other = measure.paired(ours.run, theirs.run, case.repeats, warm=ours.warm)
-            share = len(theirs.made) / case.count
-            other = other.scaled(1 / share)
-            apart = {i: n for i, n in theirs.made.items() if ours.made[i] != n}
-            equal = 1 - len(apart) / len(theirs.made)
-            ties = {i: theirs.lead(i, ours.made[i]) for i in list(apart)[:COMPARED]}
-            furthest = max(ties.values(), default=0.0)
-            failed |= furthest > NEAR_TIE[dtype]
-            print(
-                f"{case.name}: {equal:.1%} of {len(theirs.made)} rows have equal tokens"
-                + (f", the others differ first where the logits do by {furthest:.1%}" * bool(ties))
-                + f"; batch {ours.batch} and {theirs.batch}; "
-                f"{ours.tokens / mine.median:,.0f} and "
-                f"{ours.tokens / other.median:,.0f} tokens/s; {ours.compiled} programs compiled "
-                "in timed runs",
-                flush=True,
-            )
-            floor = work.floor(case, ours.made, ours.batch)
-            results.append(measure.compare(case.name, mine, other, floor))
-        del peer
+            with record.case(case.name) as found:
+                ours, theirs = Ours(checkpoint, split, case), Peer(peer, case)
+                found.append(measured(case, ours, theirs, work, NEAR_TIE[dtype]))
+        ours = theirs = peer = None  # a GPU's memory is free for the headline
         targets = {case.name: case.target for case in chosen}
         if not ONLY.value or "headline" in ONLY.value:
-            found = headline(split, checkpoint.config.vocab_size, on_gpu=on_gpu)
-            targets[found[0].name] = HEADLINE
-            results += found
-        measure.show(results, targets)
-    if not TINY.value:
-        measure.save(results, "gpu" if on_gpu else "cpu")
-    sys.exit(int(failed))
+            with record.case("headline") as found:
+                found += headline(split, checkpoint.config.vocab_size, on_gpu=on_gpu)
+                targets[found[0].name] = HEADLINE
+        record.finish(targets)
+
+
+def measured(case: Case, ours: Ours, theirs: Peer, work: Work, limit: float) -> measure.Result:
+    """Time, where tokens are equal; `limit` is that of `compare`."""
+    # Our programs first; `generate` has none to compile.
+    mine, other = measure.paired(ours.run, theirs.run, case.repeats, warm=ours.warm)
+    other = other.scaled(case.count / len(theirs.made))
+    print(
+        f"{case.name}: batch {ours.batch} and {theirs.batch}; {ours.tokens / mine.median:,.0f} and "
+        f"{ours.tokens / other.median:,.0f} tokens/s; {ours.compiled} programs compiled in timed "
+        "runs",
+        flush=True,
+    )
+    compare(ours.made, theirs, limit)
+    return measure.compare(case.name, mine, other, work.floor(case, ours.made, ours.batch))
 
 
 def requests(case: Case, vocab: int) -> tuple[list[int], list[list[int]]]:
@@ -285,27 +280,50 @@ class Peer:
         return [_until(row, self._ends) for row in out[:, width:].tolist()]
 
     def lead(self, number: int, tokens: list[int]) -> float:
-        """Where a row differs from these tokens first: by what share of it the highest logit
-        exceeds that of the token there.
+        """By what share of it the highest logit exceeds that of the token there, where it does so
+        most: of these tokens behind a row's prompt. Infinite, if there are too few of them.
         """
         import torch
 
-        mine = [*self.made[number], *self._ends[:1]]
-        tokens = [*tokens, *self._ends[:1]]
-        same = next(
-            n for n, pair in enumerate(zip(mine, tokens, strict=False)) if len(set(pair)) > 1
-        )
-        read = [*self._prefix, *self._rows[number], *mine[:same]]
+        if len(tokens) < self._case.new and not self._ends:
+            return math.inf
+        tokens = [*tokens, *self._ends[:1]][: self._case.new]
+        read = [*self._prefix, *self._rows[number], *tokens[:-1]]
         with torch.inference_mode():
             ids = torch.tensor([read], device=self._model.device)
-            logits = self._model(ids, logits_to_keep=1).logits[0, -1].float()
-        # Any id that ends a completion will do for the end.
-        chosen = self._ends if tokens[same] in self._ends else [tokens[same]]
-        return float(1 - logits[chosen].max() / logits.max())
+            logits = self._model(ids, logits_to_keep=len(tokens)).logits[0].float()
+        highest = logits.max(-1).values
+        chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
+        if tokens[-1] in self._ends:  # any id that ends a completion will do for the end
+            chosen[-1] = logits[-1, self._ends].max()
+        return float(((highest - chosen) / highest.abs()).max())
 
     def run(self) -> None:
         """Serves all rows, or every so many-th batch of them."""
         self.made = self._serve(self.batch, self._case.count, self._case.every)
+
+
+def compare(made: list[list[int]], theirs: Peer, limit: float) -> None:
+    """Prints how many of the peer's rows have our tokens.
+
+    Args:
+      made: our tokens of every row.
+      theirs: after its run.
+      limit: share of the highest logit by which it may exceed that of a token of ours.
+
+    Raises:
+      UnequalError: it exceeds it by more, in one of the rows that are looked into.
+    """
+    apart = [i for i, tokens in theirs.made.items() if made[i] != tokens]
+    leads = [theirs.lead(i, made[i]) for i in apart[:COMPARED]]
+    furthest = float(np.max(leads, initial=0.0))  # NaN, if one is
+    print(
+        f"  {1 - len(apart) / len(theirs.made):.1%} of {len(theirs.made)} rows have equal tokens"
+        + (f", in others a logit is {furthest:.1%} below the highest at most" * bool(leads)),
+        flush=True,
+    )
+    if not furthest <= limit:
+        raise measure.UnequalError("tokens are not the peer's")
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:

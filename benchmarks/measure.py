@@ -20,7 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -283,20 +284,71 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def save(results: Iterable[Result], kind: str) -> Path:
+def save(results: Iterable[Result], kind: str, *, failed: str = "") -> Path:
     """Merges the results by name into `benchmarks/out/<kind>.json`.
 
     Args:
       results: of this run.
       kind: `cpu` or `gpu`.
+      failed: a case that failed: what an earlier run found of it is taken out.
     """
     path = OUT / f"{kind}.json"
     known = json.loads(path.read_text()) if path.is_file() else []
     rows = {row["name"]: row for row in known}
+    if failed:
+        rows = {n: row for n, row in rows.items() if not f"{n}_".startswith(f"{failed}_")}
     rows |= {result.name: dataclasses.asdict(result) for result in results}
     OUT.mkdir(exist_ok=True)
-    path.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
-    return path
+    whole = path.with_suffix(".new")  # a run that is killed here leaves the old file
+    whole.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
+    return whole.replace(path)
+
+
+class UnequalError(Exception):
+    """The two sides don't compute the same; what they took means nothing."""
+
+
+class Record:
+    """What a command has measured, kept case by case: one that fails costs the others nothing.
+
+    Args:
+      kind: of the file, as in `save`; None keeps nothing.
+    """
+
+    def __init__(self, kind: str | None):
+        self._kind = kind
+        self._results: list[Result] = []
+        self._failed: list[str] = []
+
+    @contextlib.contextmanager
+    def case(self, name: str) -> Iterator[list[Result]]:
+        """Within it a case is measured; it appends its results to the list.
+
+        They are saved when it ends. Whatever it raises is told, and nothing of it is kept; names of
+        its results begin with its own.
+        """
+        found: list[Result] = []
+        try:
+            yield found
+        except Exception as error:
+            self._failed.append(name)
+            if not isinstance(error, UnequalError):
+                traceback.print_exc()
+            told = (str(error).splitlines() or [""])[0]
+            print(f"{name}: FAILED: {type(error).__name__}: {told}", flush=True)
+            if self._kind:
+                save([], self._kind, failed=name)
+            return
+        self._results += found
+        if self._kind:
+            save(found, self._kind)
+
+    def finish(self, targets: Mapping[str, float] | None = None) -> None:
+        """Prints the table; exits with 1 where a case failed."""
+        show(self._results, targets)
+        if self._failed:
+            print(f"failed: {'; '.join(self._failed)}")
+            sys.exit(1)
 
 
 def peak_mb() -> float:
