@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import gc
 import json
 import os
 import platform
@@ -339,6 +340,8 @@ class Record:
             if self._kind:
                 save([], self._kind, failed=name)
             return
+        finally:
+            gc.collect()  # a device's memory, which the case may have left in cycles
         self._results += found
         if self._kind:
             save(found, self._kind)
