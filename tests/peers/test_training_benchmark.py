@@ -37,3 +37,36 @@ def test_the_peer_has_trainers_defaults_and_no_jax_in_its_memory():
             text=True,
         )
     assert told.stdout.split() == ["False", "None", "True"], told
+
+
+ATTENTIONS = """
+from benchmarks import measure, training_gpu
+
+class Bench:
+    name = "case"
+
+    def looped(self, attention):
+        if attention == "cudnn":
+            raise RuntimeError("no kernel")
+        return 1.0
+
+    def timed(self, attention, rate):
+        return [measure.Result(f"case by {attention}", 2.0, 1.0, 2.0, None, "s")]
+
+training_gpu.device = lambda: "cuda"
+record = measure.Record(None)
+with record.case("case") as found:
+    found += training_gpu.measured(Bench(), record, None)
+record.finish()
+"""
+
+
+def test_an_attention_that_fails_leaves_the_other_one():
+    told = subprocess.run(
+        [sys.executable, "-c", ATTENTIONS],
+        cwd=measure.OUT.parents[1],
+        capture_output=True,
+        text=True,
+    )
+    assert told.returncode == 1 and "case by xla" in told.stdout, told
+    assert "failed: case by cudnn's attention" in told.stdout
