@@ -18,6 +18,9 @@ IN_TWO := --numprocesses=2 --dist=loadfile --max-worker-restart=0
 # Scripts of benchmarks/: each prints a table and writes to benchmarks/out/.
 BENCH ?= training decoding pipeline curriculum population
 BENCH_GPU ?= training_gpu decoding population
+# One that fails keeps no other from its turn; Ctrl-C (130) does.
+each = failed=0; for name in $(1); do \
+	$(2) -m benchmarks.$$name || failed=$$?; [ $$failed != 130 ] || break; done; exit $$failed
 
 .PHONY: quickstart test test-peers lint bench bench-gpu clean
 
@@ -35,10 +38,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 
 bench: $(PEERS)/installed
-	for name in $(BENCH); do JAX_PLATFORMS=cpu $(PEERS)/bin/python -m benchmarks.$$name || exit 1; done
+	$(call each,$(BENCH),JAX_PLATFORMS=cpu $(PEERS)/bin/python)
 
 bench-gpu: $(PEERS)/installed-gpu
-	for name in $(BENCH_GPU); do JAX_PLATFORMS=cuda $(PEERS)/bin/python -m benchmarks.$$name || exit 1; done
+	$(call each,$(BENCH_GPU),JAX_PLATFORMS=cuda $(PEERS)/bin/python)
 
 $(VENV)/installed: setup.py pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -5,31 +5,33 @@
     python -m benchmarks.decoding --only=decode_b1,requests_plain
     python -m benchmarks.decoding --tiny             (tries the script out; means nothing)
 
-Random weights that both sides share; greedy. In float32 all tokens are to be equal. In bfloat16
-the two round otherwise: where a row first differs, `generate`'s model is asked for the logits, and
-the two tokens must be as likely there but for rounding. `decode_*` are batches of rows of one
-length, and `requests_*` a queue of ragged ones which end at different times, since one id in forty
-ends a completion. `generate` is given them sorted by length, left-padded, at the batch size that is
-best for it on a sample; ours takes the largest. Where the whole queue would take it many minutes it
-serves every tenth batch, is compared on these, and its time is scaled. The floor reads the weights
-once for every token of the batch, or computes its products, whichever is longer, at the rates
-measured in the same run. `headline` is the saving that this project is about, see
-`benchmarks.headline`.
+Random weights that both sides share; greedy. In float32 all tokens are to be equal. In bfloat16 the
+two round otherwise: where a row differs, `generate`'s model is asked for the logits behind what
+ours chose, and each of our tokens must be the likeliest there but for rounding. `decode_*` are
+batches of rows of one length, and `requests_*` a queue of ragged ones in which one id in forty ends
+a completion; with random weights tokens repeat, so that most of them go on as long as they may.
+`generate` is eager and has the cache that it has by default. It is given rows sorted by length,
+left-padded, at the batch size that is best for it on a sample; ours takes the largest. Where the
+whole queue would take it many minutes it serves every tenth batch, is compared on these, and its
+time is scaled. The floor reads the weights once for the prompts and once for every further token of
+the batch, or computes their products, whichever is longer, at the rates measured in the same run.
+`headline` is the saving that this project is about, see `benchmarks.headline`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
+import math
 import os
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 
-from benchmarks import measure
+from benchmarks import measure, training_cases
 from benchmarks.headline import TARGET as HEADLINE
 from benchmarks.headline import headline
 from benchmarks.shared_models import (
@@ -53,7 +55,7 @@ REPEATS = flags.DEFINE_integer(
 )
 TINY = flags.DEFINE_boolean("tiny", False, "A tiny model.")
 COMPARED = 16  # rows whose tokens differ: at most so many are looked into
-# By which the likeliest token's logit may exceed that of the one that was chosen in its place.
+# Share of the likeliest token's logit by which that of a chosen one may be lower.
 NEAR_TIE = {"float32": 0.0, "bfloat16": 0.04}
 ENDS = 40  # one id in so many ends a completion of a ragged request
 
@@ -98,7 +100,7 @@ def cases(*, on_gpu: bool) -> list[Case]:
             Case("decode_gpu_b1", 8.0, 1, 0, (48, 48), 128, (1,), few),
             Case("decode_gpu_b64", 1.5, 64, 0, (48, 48), 128, (64,), few),
             Case("decode_gpu_shared_b64", 5.0, 64, 1792, (48, 48), 64, (64,), few),
-            Case("requests_gpu_shared", 6.0, 300, 1792, (8, 64), 64, (64, 128), 1),
+            Case("requests_gpu_shared", 6.0, 300, 1792, (8, 64), 64, (64, 128, 256), 1),
         ]
     return [
         Case("decode_b1", 1.5, 1, 0, (48, 48), 32, (1,), few + 2),
@@ -123,7 +125,7 @@ def chosen_cases(*, on_gpu: bool) -> list[Case]:
 
 
 def main(_: list[str]) -> None:
-    """Prints two tables; exits with 1 where the sides' tokens differ."""
+    """Prints two tables; exits with 1 where a case fails, as where the sides' tokens differ."""
     # Both libraries share a GPU: neither may take it all beforehand.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
@@ -137,7 +139,7 @@ def main(_: list[str]) -> None:
     shape, dtype = tiny if TINY.value else full, "bfloat16" if on_gpu else "float32"
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
-    results, failed = [], False
+    record = measure.Record(None if TINY.value else "gpu" if on_gpu else "cpu")
     with saved_model(shape, dtype=dtype) as folder:
         checkpoint = pintern_model(folder, dtype=dtype)
         # Once, as a server does when it starts.
@@ -145,37 +147,31 @@ def main(_: list[str]) -> None:
         work = Work(checkpoint.decoder, rate, band)
         peer = torch_model(folder, dtype=dtype, device="cuda" if on_gpu else "cpu").eval()
         for case in chosen:
-            ours, theirs = Ours(checkpoint, split, case), Peer(peer, case)
-            # Our programs first; `generate` has none to compile.
-            mine, other = measure.paired(ours.run, theirs.run, case.repeats, warm=ours.warm)
-            share = len(theirs.made) / case.count
-            other = other.scaled(1 / share)
-            apart = {i: n for i, n in theirs.made.items() if ours.made[i] != n}
-            equal = 1 - len(apart) / len(theirs.made)
-            ties = {i: theirs.lead(i, ours.made[i]) for i in list(apart)[:COMPARED]}
-            furthest = max(ties.values(), default=0.0)
-            failed |= furthest > NEAR_TIE[dtype]
-            print(
-                f"{case.name}: {equal:.1%} of {len(theirs.made)} rows have equal tokens"
-                + (f", the others differ first where the logits do by {furthest:.1%}" * bool(ties))
-                + f"; batch {ours.batch} and {theirs.batch}; "
-                f"{ours.tokens / mine.median:,.0f} and "
-                f"{ours.tokens / other.median:,.0f} tokens/s; {ours.compiled} programs compiled "
-                "in timed runs",
-                flush=True,
-            )
-            floor = work.floor(case, ours.made, ours.batch)
-            results.append(measure.compare(case.name, mine, other, floor))
-        del peer
+            with record.case(case.name) as found:
+                ours, theirs = Ours(checkpoint, split, case), Peer(peer, case)
+                found.append(measured(case, ours, theirs, work, NEAR_TIE[dtype]))
+        ours = theirs = peer = None  # a GPU's memory is free for the headline
         targets = {case.name: case.target for case in chosen}
         if not ONLY.value or "headline" in ONLY.value:
-            found = headline(split, checkpoint.config.vocab_size, on_gpu=on_gpu)
-            targets[found[0].name] = HEADLINE
-            results += found
-        measure.show(results, targets)
-    if not TINY.value:
-        measure.save(results, "gpu" if on_gpu else "cpu")
-    sys.exit(int(failed))
+            with record.case("headline") as found:
+                found += headline(split, checkpoint.config.vocab_size, on_gpu=on_gpu)
+                targets[found[0].name] = HEADLINE
+        record.finish(targets)
+
+
+def measured(case: Case, ours: Ours, theirs: Peer, work: Work, limit: float) -> measure.Result:
+    """Time, where tokens are equal; `limit` is that of `compare`."""
+    # Our programs first; `generate` has none to compile.
+    mine, other = measure.paired(ours.run, theirs.run, case.repeats, warm=ours.warm)
+    other = other.scaled(case.count / len(theirs.made))
+    print(
+        f"{case.name}: batch {ours.batch} and {theirs.batch}; {ours.tokens / mine.median:,.0f} and "
+        f"{ours.tokens / other.median:,.0f} tokens/s; {ours.compiled} programs compiled in timed "
+        "runs",
+        flush=True,
+    )
+    compare(ours.made, theirs, limit)
+    return measure.compare(case.name, mine, other, work.floor(case, ours.made, ours.batch))
 
 
 def requests(case: Case, vocab: int) -> tuple[list[int], list[list[int]]]:
@@ -252,10 +248,15 @@ class Peer:
 
     def _best(self) -> int:
         """The batch size at which a batch of the first rows takes the least time a row."""
-        sizes = self._case.batches
+        import torch
+
+        sizes, times = self._case.batches, {}
         if len(sizes) == 1:
             return sizes[0]
-        return min(sizes, key=lambda n: measure.spent(lambda: self._serve(n, n))[0] / n)
+        for size in sizes:
+            with contextlib.suppress(torch.OutOfMemoryError):  # then it is none
+                times[size] = measure.spent(lambda n=size: self._serve(n, n))[0] / size
+        return min(times, key=times.get)
 
     def _generate(self, rows: Sequence[list[int]]) -> list[list[int]]:
         import torch
@@ -279,27 +280,50 @@ class Peer:
         return [_until(row, self._ends) for row in out[:, width:].tolist()]
 
     def lead(self, number: int, tokens: list[int]) -> float:
-        """Where a row differs from these tokens first: by what share of it the highest logit
-        exceeds that of the token there.
+        """By what share of it the highest logit exceeds that of the token there, where it does so
+        most: of these tokens behind a row's prompt. Infinite, if there are too few of them.
         """
         import torch
 
-        mine = [*self.made[number], *self._ends[:1]]
-        tokens = [*tokens, *self._ends[:1]]
-        same = next(
-            n for n, pair in enumerate(zip(mine, tokens, strict=False)) if len(set(pair)) > 1
-        )
-        read = [*self._prefix, *self._rows[number], *mine[:same]]
+        if len(tokens) < self._case.new and not self._ends:
+            return math.inf
+        tokens = [*tokens, *self._ends[:1]][: self._case.new]
+        read = [*self._prefix, *self._rows[number], *tokens[:-1]]
         with torch.inference_mode():
             ids = torch.tensor([read], device=self._model.device)
-            logits = self._model(ids, logits_to_keep=1).logits[0, -1].float()
-        # Any id that ends a completion will do for the end.
-        chosen = self._ends if tokens[same] in self._ends else [tokens[same]]
-        return float(1 - logits[chosen].max() / logits.max())
+            logits = self._model(ids, logits_to_keep=len(tokens)).logits[0].float()
+        highest = logits.max(-1).values
+        chosen = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
+        if tokens[-1] in self._ends:  # any id that ends a completion will do for the end
+            chosen[-1] = logits[-1, self._ends].max()
+        return float(((highest - chosen) / highest.abs()).max())
 
     def run(self) -> None:
         """Serves all rows, or every so many-th batch of them."""
         self.made = self._serve(self.batch, self._case.count, self._case.every)
+
+
+def compare(made: list[list[int]], theirs: Peer, limit: float) -> None:
+    """Prints how many of the peer's rows have our tokens.
+
+    Args:
+      made: our tokens of every row.
+      theirs: after its run.
+      limit: share of the highest logit by which it may exceed that of a token of ours.
+
+    Raises:
+      UnequalError: it exceeds it by more, in one of the rows that are looked into.
+    """
+    apart = [i for i, tokens in theirs.made.items() if made[i] != tokens]
+    leads = [theirs.lead(i, made[i]) for i in apart[:COMPARED]]
+    furthest = float(np.max(leads, initial=0.0))  # NaN, if one is
+    print(
+        f"  {1 - len(apart) / len(theirs.made):.1%} of {len(theirs.made)} rows have equal tokens"
+        + (f", in others a logit is {furthest:.1%} below the highest at most" * bool(leads)),
+        flush=True,
+    )
+    if not furthest <= limit:
+        raise measure.UnequalError("tokens are not the peer's")
 
 
 def _until(tokens: list[int], ends: Sequence[int]) -> list[int]:
@@ -320,22 +344,28 @@ class Work:
         import jax
         from flax import nnx
 
-        config = decoder.config
-        self._linear = config.num_layers * sum(a * b for a, b in decoder.linear_modules().values())
-        self._vocab = config.vocab_size
-        self._head = config.vocab_size * config.model_dim
+        self._needed = training_cases.Work.of(decoder, 0)
+        self._vocab = decoder.config.vocab_size
         self._bytes = sum(leaf.nbytes for leaf in jax.tree.leaves(nnx.state(decoder)))
         self._rate, self._band = rate, band
 
     def floor(self, case: Case, made: list[list[int]], batch: int) -> float:
-        """Seconds to read all prompts and choose all tokens with `batch` rows at a time."""
+        """Seconds to read all prompts and choose all tokens with `batch` rows at a time.
+
+        Reading a prompt gives its row's first token; of the last block it takes the last slot, and
+        of the other slots keys and values alone. Attention isn't counted.
+        """
         _, rows = requests(case, self._vocab)
         read = case.prefix + sum(map(len, rows))
-        tokens = sum(min(len(row) + 1, case.new) for row in made)
-        prompts = 2 * (read * self._linear + len(rows) * self._head) / self._rate.value
-        batches = tokens / batch
-        computed = 2 * tokens * (self._linear + self._head) / self._rate.value
-        return prompts + max(computed, batches * self._bytes / self._band.value)
+        later = sum(min(len(row) + 1, case.new) for row in made) - len(rows)
+        needed, rate = self._needed, self._rate.value
+        # Of a forward and a backward pass, and so twice as many operations as are needed here.
+        blocks = (needed.layers - 1) * needed.token
+        last = needed.token + 4 * needed.head
+        prompts = read * (blocks + needed.keys) + len(rows) * (last - needed.keys)
+        once = self._bytes / self._band.value
+        tokens = max(later * (blocks + last) / 2 / rate, later / batch * once)
+        return max(prompts / 2 / rate, once) + tokens
 
 
 if __name__ == "__main__":

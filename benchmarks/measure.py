@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import gc
 import json
 import os
 import platform
@@ -20,7 +21,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -152,67 +154,88 @@ def compilations() -> int:
 
 
 def matrix_rate() -> Rate:
-    """Floating-point operations per second of the fastest matrix product: float32 on a CPU, through
-    XLA and torch; bfloat16 on a GPU. The best of several shapes and runs: a floor is no average.
+    """Floating-point operations per second of the fastest matrix product, through XLA and torch:
+    float32 on a CPU, bfloat16 on a GPU. The best of several shapes and runs: a floor is no average.
     """
     import jax
     import jax.numpy as jnp
 
     on_cpu = jax.default_backend() == "cpu"
-    dtype, sides = (jnp.float32, _RATE_SIDES) if on_cpu else (jnp.bfloat16, _GPU_SIDES)
+    dtype, sides = ("float32", _RATE_SIDES) if on_cpu else ("bfloat16", _GPU_SIDES)
     product = jax.jit(lambda x, w: x @ w)
     best = {"XLA": 0.0}
     for m, k, n in sides:
-        x, w = (jax.random.normal(jax.random.key(0), shape, dtype) for shape in ((m, k), (k, n)))
+        x, w = (jax.random.normal(jax.random.key(0), s, jnp.dtype(dtype)) for s in ((m, k), (k, n)))
         best["XLA"] = max(best["XLA"], _best(lambda x=x, w=w: product(x, w), 2 * m * k * n))
-    if on_cpu and (torch := _torch()):
+    if torch := _torch():
         best["torch"] = 0.0
+        options = {"dtype": getattr(torch, dtype), "device": "cpu" if on_cpu else "cuda"}
         for m, k, n in sides:
-            x, w = torch.randn(m, k), torch.randn(k, n)
-            best["torch"] = max(best["torch"], _best(lambda x=x, w=w: x @ w, 2 * m * k * n))
+            x, w = torch.randn(m, k, **options), torch.randn(k, n, **options)
+            rate = _best(lambda x=x, w=w: x @ w, 2 * m * k * n, wait=_torch_waits)
+            best["torch"] = max(best["torch"], rate)
     return Rate(max(best.values()), best)
 
 
 def bandwidth() -> Rate:
     """Bytes per second at which much is read, half a gigabyte on a CPU and four on a GPU: summed,
-    and as a matrix times a vector.
+    and as a matrix times a vector; through XLA and torch.
     """
     import jax
     import jax.numpy as jnp
 
-    size = _READ_BYTES["cpu" if jax.default_backend() == "cpu" else "gpu"]
+    on_cpu = jax.default_backend() == "cpu"
+    size = _READ_BYTES["cpu" if on_cpu else "gpu"]
     table = jnp.ones((size // 4096 // 4, 4096), jnp.float32)
     vector = jnp.ones(4096, jnp.float32)
     total, product = jax.jit(jnp.sum), jax.jit(jnp.matmul)
     reads = [lambda: total(table), lambda: product(table, vector)]
     best = {"XLA": max(_best(read, size) for read in reads)}
-    if jax.default_backend() == "cpu" and (torch := _torch()):
-        theirs, ones = torch.ones(table.shape), torch.ones(4096)
+    if torch := _torch():
+        device = "cpu" if on_cpu else "cuda"
+        theirs, ones = torch.ones(table.shape, device=device), torch.ones(4096, device=device)
         reads = [theirs.sum, lambda: theirs @ ones]
-        best["torch"] = max(_best(read, size) for read in reads)
+        best["torch"] = max(_best(read, size, wait=_torch_waits) for read in reads)
     return Rate(max(best.values()), best)
 
 
-def _best(run: Callable[[], Any], amount: float, repeats: int = 7) -> float:
+def _best(
+    run: Callable[[], Any],
+    amount: float,
+    repeats: int = 7,
+    *,
+    wait: Callable[[Any], Any] | None = None,
+) -> float:
     import jax
 
     # A GPU is asked for several at once: else the way to it would count as its work.
     queued = 1 if jax.default_backend() == "cpu" else _QUEUED
+    wait = wait or jax.block_until_ready
 
     def runs() -> None:
-        jax.block_until_ready([run() for _ in range(queued)][-1])
+        wait([run() for _ in range(queued)][-1])
 
     runs()
     return amount * queued / min(spent(runs)[0] for _ in range(repeats))
 
 
 def _torch() -> Any:
+    """The module, if there is one that computes where JAX does."""
+    import jax
+
     try:
         import torch
     except ImportError:
         return None
     torch.set_num_threads(cores())
-    return torch
+    return torch if jax.default_backend() == "cpu" or torch.cuda.is_available() else None
+
+
+def _torch_waits(_: Any) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def cores() -> int:
@@ -283,20 +306,73 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
 
 
-def save(results: Iterable[Result], kind: str) -> Path:
+def save(results: Iterable[Result], kind: str, *, failed: str = "") -> Path:
     """Merges the results by name into `benchmarks/out/<kind>.json`.
 
     Args:
       results: of this run.
       kind: `cpu` or `gpu`.
+      failed: a case that failed: what an earlier run found of it is taken out.
     """
     path = OUT / f"{kind}.json"
     known = json.loads(path.read_text()) if path.is_file() else []
     rows = {row["name"]: row for row in known}
+    if failed:
+        rows = {n: row for n, row in rows.items() if not f"{n}_".startswith(f"{failed}_")}
     rows |= {result.name: dataclasses.asdict(result) for result in results}
     OUT.mkdir(exist_ok=True)
-    path.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
-    return path
+    whole = path.with_suffix(".new")  # a run that is killed here leaves the old file
+    whole.write_text(json.dumps(list(rows.values()), indent=2) + "\n")
+    return whole.replace(path)
+
+
+class UnequalError(Exception):
+    """The two sides don't compute the same; what they took means nothing."""
+
+
+class Record:
+    """What a command has measured, kept case by case: one that fails costs the others nothing.
+
+    Args:
+      kind: of the file, as in `save`; None keeps nothing.
+    """
+
+    def __init__(self, kind: str | None):
+        self._kind = kind
+        self._results: list[Result] = []
+        self._failed: list[str] = []
+
+    @contextlib.contextmanager
+    def case(self, name: str) -> Iterator[list[Result]]:
+        """Within it a case is measured; it appends its results to the list.
+
+        They are saved when it ends. Whatever it raises is told, and nothing of it is kept; names of
+        its results begin with its own.
+        """
+        found: list[Result] = []
+        try:
+            yield found
+        except Exception as error:
+            self._failed.append(name)
+            if not isinstance(error, UnequalError):
+                traceback.print_exc()
+            told = (str(error).splitlines() or [""])[0]
+            print(f"{name}: FAILED: {type(error).__name__}: {told}", flush=True)
+            if self._kind:
+                save([], self._kind, failed=name)
+            return
+        finally:
+            gc.collect()  # a device's memory, which the case may have left in cycles
+        self._results += found
+        if self._kind:
+            save(found, self._kind)
+
+    def finish(self, targets: Mapping[str, float] | None = None) -> None:
+        """Prints the table; exits with 1 where a case failed."""
+        show(self._results, targets)
+        if self._failed:
+            print(f"failed: {'; '.join(self._failed)}")
+            sys.exit(1)
 
 
 def peak_mb() -> float:

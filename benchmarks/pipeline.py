@@ -135,7 +135,7 @@ def help_seconds() -> float:
     """Of `python -m pintern.train --help` in a process of its own."""
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "pintern.train", "--help"], check=False, capture_output=True
+        [sys.executable, "-m", "pintern.train", "--help"], check=True, capture_output=True
     )
     return time.perf_counter() - began
 

@@ -53,39 +53,42 @@ def main(_: list[str]) -> None:
     print(
         f"{'members':>7} {'compiled':>9} {'compile s':>16} {'step ms':>16} {'tokens/s':>16} "
         f"{'gain':>5} {'with compiling':>14}\n"
-        f"{'':>7} {'':>9} {'at once / apart':>16} {'at once / apart':>16} {'at once / apart':>16}"
+        f"{'':>7} {'':>9} {'at once / apart':>16} {'at once / apart':>16} {'at once / apart':>16}",
+        flush=True,
     )
     bench = Bench(max(counts))
     alone = bench.compile_alone()
-    results = []
+    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    record = measure.Record(backend)
     for count in counts:
-        together = bench.compile_together(count)
-        once, one = bench.time_by_turns(together, alone)
-        tokens, apart = bench.tokens(count), count * one
-        compiling = {"together": together.seconds, "apart": count * alone.seconds}
-        with_compiling = (STEPS.value * apart + compiling["apart"]) / (
-            STEPS.value * once + compiling["together"]
-        )
-        steps = {"together": 1e3 * once, "apart": 1e3 * apart}
-        speed = {"together": tokens / once, "apart": tokens / apart}
-        print(
-            f"{count:>7} {f'1 / {count}':>9} {_pair(compiling, '.1f'):>16} "
-            f"{_pair(steps, '.1f'):>16} {_pair(speed, '.0f'):>16} "
-            f"{apart / once:>4.2f}× {with_compiling:>13.2f}×",
-            flush=True,
-        )
-        kind = "lora" if LORA.value else "prompt_tuning"
-        name = f"population_{count}_{kind}"
-        results.append(measure.Result(name, apart / once, once, apart, None, "s"))
-        results.append(
-            measure.Result(
-                f"{name}_memory", alone.megabytes / together.megabytes, together.megabytes,
-                alone.megabytes, None, "MB",
-            )
-        )  # fmt: skip
-    kind = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    measure.show(results, {"population_8_prompt_tuning": TARGETS[kind]})
-    measure.save(results, kind)
+        name = f"population_{count}_{'lora' if LORA.value else 'prompt_tuning'}"
+        with record.case(name) as found:
+            found += measured(name, bench, alone, count)
+    record.finish({"population_8_prompt_tuning": TARGETS[backend]})
+
+
+def measured(name: str, bench: Bench, alone: Compiled, count: int) -> list[measure.Result]:
+    """Time and memory of so many members; prints the table's line."""
+    together = bench.compile_together(count)
+    once, one = bench.time_by_turns(together, alone)
+    tokens, apart = bench.tokens(count), count * one
+    compiling = {"together": together.seconds, "apart": count * alone.seconds}
+    with_compiling = (STEPS.value * apart + compiling["apart"]) / (
+        STEPS.value * once + compiling["together"]
+    )
+    steps = {"together": 1e3 * once, "apart": 1e3 * apart}
+    speed = {"together": tokens / once, "apart": tokens / apart}
+    print(
+        f"{count:>7} {f'1 / {count}':>9} {_pair(compiling, '.1f'):>16} "
+        f"{_pair(steps, '.1f'):>16} {_pair(speed, '.0f'):>16} "
+        f"{apart / once:>4.2f}× {with_compiling:>13.2f}×",
+        flush=True,
+    )
+    memory = together.megabytes, alone.megabytes
+    return [
+        measure.Result(name, apart / once, once, apart, None, "s"),
+        measure.Result(f"{name}_memory", memory[1] / memory[0], *memory, None, "MB"),
+    ]
 
 
 def _pair(values: dict[str, float], form: str) -> str:

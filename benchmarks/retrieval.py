@@ -11,13 +11,13 @@ and each may be given anything but itself. Memory is the process's own at its hi
 from __future__ import annotations
 
 import platform
-import resource
 import time
 from collections.abc import Callable
 
 import numpy as np
 from absl import flags
 
+from benchmarks.measure import peak_mb
 from pintern import cli
 
 ITEMS = flags.DEFINE_integer("items", 20_000, "Of the pool.", lower_bound=2)
@@ -100,11 +100,6 @@ def bm25() -> tuple[list[str], object]:
     drawn = np.random.default_rng(0).choice(vocabulary, (ITEMS.value, WORDS.value), p=share)
     texts = [" ".join(f"w{word}" for word in row) for row in drawn]
     return texts, BM25Retriever(texts)
-
-
-def peak_mb() -> float:
-    """Highest resident memory of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 if __name__ == "__main__":

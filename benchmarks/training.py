@@ -14,7 +14,7 @@ padding.
 
 from __future__ import annotations
 
-import sys
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,40 +41,27 @@ flags.register_validator(
     f"The cases are {', '.join(NAMES)}.",
 )
 SIDE = flags.DEFINE_enum("side", None, ["ours", "peer"], "One side alone; what a process does.")
-FOLDER = flags.DEFINE_string("folder", None, "Of the model; with --side.")
+FOLDER = flags.DEFINE_string("folder", None, "Of the model and the case; with --side.")
 # Of float32 sums in another order: relative, over each tensor's norm.
 LOSS_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-3
 
 
 def main(_: list[str]) -> None:
     """Prints the table; exits with 1 where the sides don't compute the same."""
-    import jax
-
-    # Programs are compiled, not read back: what compiling costs is told.
-    jax.config.update("jax_enable_compilation_cache", False)
     if SIDE.value:
-        measure.serve(one_side(Path(FOLDER.value), case_of(CASES.value[0])))
+        folder = Path(FOLDER.value)
+        measure.serve(one_side(folder, pickle.loads((folder / "case").read_bytes())))
         return
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
-    results, targets, failed = [], {}, False
+    record, targets = measure.Record(None if TINY.value else "cpu"), {}
     with saved_model(TINY_GPT2 if TINY.value else GPT2_124M) as folder:
         for name in CASES.value:
-            case = case_of(name)
-            write_adapter(folder, case)
-            with process("ours", folder, name) as ours, process("peer", folder, name) as peer:
-                checks = [side.ask("check") for side in (ours, peer)]
-                failed |= not compared(folder, case, checks)
-                results.append(timed(case, ours, peer, checks, rate))
-            memory = [check["peak_mb"] for check in checks]
-            results.append(
-                measure.Result(f"{name}_memory", memory[1] / memory[0], *memory, None, "MB")
-            )
-            targets[name] = case.target
-    measure.show(results, targets)
-    if not TINY.value:
-        measure.save(results, "cpu")
-    sys.exit(int(failed))
+            with record.case(name) as found:
+                case = case_of(name)
+                targets[name] = case.target
+                found += measured(folder, case, rate)
+    record.finish(targets)
 
 
 def case_of(name: str) -> Case:
@@ -94,17 +81,21 @@ def case_of(name: str) -> Case:
     raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
 
 
-def process(side: str, folder: Path, name: str) -> measure.Side:
+def measured(folder: Path, case: Case, rate: measure.Rate) -> list[measure.Result]:
+    """Time and memory, where both sides compute the same."""
+    write_adapter(folder, case)
+    (folder / "case").write_bytes(pickle.dumps(case))
+    with process("ours", folder) as ours, process("peer", folder) as peer:
+        checks = [side.ask("check") for side in (ours, peer)]
+        compare(folder, case, checks)
+        time = timed(case, ours, peer, checks, rate)
+    mine, other = (check["peak_mb"] for check in checks)
+    return [time, measure.Result(f"{case.name}_memory", other / mine, mine, other, None, "MB")]
+
+
+def process(side: str, folder: Path) -> measure.Side:
     """One side in a process of its own."""
-    tiny = ["--tiny"] if TINY.value else []
-    return measure.Side(
-        "benchmarks.training",
-        f"--side={side}",
-        f"--folder={folder}",
-        f"--cases={name}",
-        f"--data={DATA.value}",
-        *tiny,
-    )
+    return measure.Side("benchmarks.training", f"--side={side}", f"--folder={folder}")
 
 
 def one_side(folder: Path, case: Case) -> dict[str, Callable[[], dict[str, Any]]]:
@@ -115,6 +106,10 @@ def one_side(folder: Path, case: Case) -> dict[str, Callable[[], dict[str, Any]]
     """
     adapter = folder / f"adapter-{case.virtual}"
     if SIDE.value == "ours":
+        import jax
+
+        # Programs are compiled, not read back: what compiling costs is told.
+        jax.config.update("jax_enable_compilation_cache", False)
         side = Ours(folder, adapter)
         first, steps = [case.checked_batch()], case.our_batches()
         side.compile([*first, *steps])
@@ -147,8 +142,12 @@ def one_side(folder: Path, case: Case) -> dict[str, Callable[[], dict[str, Any]]
     return {"check": check, "run": run, "facts": facts}
 
 
-def compared(folder: Path, case: Case, checks: list[dict[str, Any]]) -> bool:
-    """Prints how far loss and gradients are apart, and returns whether they are equal."""
+def compare(folder: Path, case: Case, checks: list[dict[str, Any]]) -> None:
+    """Prints how far loss and gradients are apart.
+
+    Raises:
+      UnequalError: further than rounding explains.
+    """
     sides = []
     for side in ("ours", "peer"):
         with np.load(folder / f"{case.name}-{side}.npz") as file:
@@ -161,7 +160,8 @@ def compared(folder: Path, case: Case, checks: list[dict[str, Any]]) -> bool:
         f"differ by {gradients:.1e} at most: {'equal' if agree else 'NOT EQUAL'}",
         flush=True,
     )
-    return agree
+    if not agree:
+        raise measure.UnequalError("loss or gradients are not the peer's")
 
 
 def timed(

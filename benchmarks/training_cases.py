@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pintern.prompts.rows import Row
-from pintern.training.batches import Shapes, make_batch, padding_share
-from pintern.training.order import packing, stretch_indices
-from pintern.training.step import TrainBatch
+
+if TYPE_CHECKING:  # JAX would count in the memory of PEFT's process
+    from pintern.training.batches import Shapes
+    from pintern.training.step import TrainBatch
 
 RANK, ALPHA = 16, 32
 
@@ -59,6 +60,8 @@ class Case:
         return self._batch(self.peer[0], self._shapes(self.peer[:1]))
 
     def _shapes(self, planned: tuple[tuple[Row, ...], ...]) -> Shapes:
+        from pintern.training.batches import Shapes
+
         rows = [row for step in planned for row in step]
         steps = np.arange(len(rows)).reshape(len(planned), -1)
         return Shapes.plan(
@@ -66,9 +69,14 @@ class Case:
         )
 
     def _batch(self, rows: tuple[Row, ...], shapes: Shapes) -> TrainBatch:
+        import jax
+
+        from pintern.training.batches import make_batch
+        from pintern.training.step import TrainBatch
+
         batch = make_batch(self.prefix, rows, shapes.shape_for(rows), lane_rows=len(rows))
         whole = TrainBatch(student=batch, labelled=np.ones((1, len(rows)), np.float32))
-        return _map(lambda x: np.asarray(x)[None], whole)
+        return jax.tree.map(lambda x: np.asarray(x)[None], whole)
 
     def peer_batches(self) -> list[list[dict[str, np.ndarray]]]:
         """Each step's micro-batches: `input_ids`, `attention_mask`, `labels`, all `[row, slot]`."""
@@ -82,6 +90,8 @@ class Case:
 
     def padding(self) -> tuple[float, float]:
         """Share of the slots that hold padding: ours, the peer's."""
+        from pintern.training.batches import padding_share
+
         ours = [padding_share(batch.student) for batch in self.our_batches()]
         masks = [micro["attention_mask"] for step in self.peer_batches() for micro in step]
         real = sum(int(mask.sum()) for mask in masks)
@@ -186,12 +196,6 @@ def _pairs(before: int, length: int) -> float:
     return length * before + length * (length + 1) / 2
 
 
-def _map(function: Any, tree: Any) -> Any:
-    import jax
-
-    return jax.tree.map(function, tree)
-
-
 def _padded(prefix: tuple[int, ...], rows: tuple[Row, ...]) -> dict[str, np.ndarray]:
     width = len(prefix) + max(len(row.tokens) for row in rows)
     ids = np.zeros((len(rows), width), np.int64)
@@ -241,6 +245,8 @@ def plain(
       window: steps whose rows our order packs together, and then shuffles step by step: as many as
         in a run.
     """
+    from pintern.training.order import packing, stretch_indices
+
     drawn = nl2bash_rows(data, vocab, rows * window)
     lengths = np.array([len(row.tokens) for row in drawn])
     packed = packing(lengths, rows=rows)

@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 from benchmarks import measure
+from benchmarks.training_sides import difference
 
 ROOT = Path(measure.__file__).parent.parent
 ANSWERS = """
@@ -76,3 +78,47 @@ def test_results_are_merged_by_name(tmp_path, monkeypatch):
     rows = {row["name"]: row for row in json.loads(path.read_text())}
     assert rows["a"] == {**dataclasses.asdict(first), "ratio": 3.0}
     assert rows["b"] == dataclasses.asdict(second)
+
+
+def test_a_case_that_fails_loses_itself_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(measure, "OUT", tmp_path)
+    path = tmp_path / "cpu.json"
+
+    def result(name):
+        return measure.Result(name, 2.0, 1.0, 2.0, None, "s")
+
+    def names():
+        return [row["name"] for row in json.loads(path.read_text())]
+
+    measure.save(map(result, ("slow", "slow_memory", "slower", "crash_8")), "cpu")
+    record = measure.Record("cpu")
+    with record.case("good") as found:
+        found.append(result("good"))
+    assert names() == ["slow", "slow_memory", "slower", "crash_8", "good"]  # at once
+    with record.case("slow") as found:
+        found.append(result("slow"))
+        raise measure.UnequalError("tokens are not the peer's")
+    with record.case("crash") as found:
+        raise MemoryError("no room for 12 GB")
+    assert names() == ["slower", "good"]
+    with pytest.raises(SystemExit) as left:
+        record.finish({"good": 3.0, "slow": 1.0})
+    out, err = capsys.readouterr()
+    assert left.value.code == 1 and "failed: slow; crash" in out and "≥ 3× NO" in out
+    assert "no room for 12 GB" in out and "Traceback" in err and "UnequalError" not in err
+
+
+def test_without_a_failure_a_record_ends_quietly(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "OUT", tmp_path)
+    record = measure.Record(None)
+    with record.case("good") as found:
+        found.append(measure.Result("good", 2.0, 1.0, 2.0, None, "s"))
+    record.finish()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tensor_that_is_nan_is_no_small_difference():
+    good, bad = np.ones(3), np.full(3, np.nan)
+    assert difference([good, good], [good, 2 * good]) == pytest.approx(0.5)
+    for ours in ([good, bad], [bad, good]):
+        assert not difference(ours, [good, good]) <= 1.0
