@@ -8,8 +8,9 @@
 Random weights that both sides share; greedy. In float32 all tokens are to be equal. In bfloat16 the
 two round otherwise: where a row differs, `generate`'s model is asked for the logits behind what
 ours chose, and each of our tokens must be the likeliest there but for rounding. `decode_*` are
-batches of rows of one length, and `requests_*` a queue of ragged ones in which one id in forty ends
-a completion; with random weights tokens repeat, so that most of them go on as long as they may.
+batches of rows of one length, and `requests_*` a queue of ragged ones in which about one token in
+forty ends its row. Weights are drawn wider than usual (`WIDTH`), so that rows don't repeat a token:
+few would end before they must, and equal tokens would say little.
 `generate` is eager and has the cache that it has by default. It is given rows sorted by length,
 left-padded, at the batch size that is best for it on a sample; ours takes the largest. Where the
 whole queue would take it many minutes it serves every tenth batch, is compared on these, and its
@@ -57,7 +58,9 @@ TINY = flags.DEFINE_boolean("tiny", False, "A tiny model.")
 COMPARED = 16  # rows whose tokens differ: at most so many are looked into
 # Share of the likeliest token's logit by which that of a chosen one may be lower.
 NEAR_TIE = {"float32": 0.0, "bfloat16": 0.04}
-ENDS = 40  # one id in so many ends a completion of a ragged request
+# Standard deviation of random weights by which a row's tokens are mostly distinct; 0.02 is usual.
+WIDTH = {"gpt2": 0.1, "llama": 0.04}
+ENDS = 40  # about one token in so many ends its row, of a ragged request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Case:
       batches: sizes among which `generate` takes its best; ours takes the last.
       repeats: timed runs of each side.
       every: so many-th of its batches are all that `generate` serves; its time is scaled.
+      ends: ids that end a row.
     """
 
     name: str
@@ -85,6 +89,7 @@ class Case:
     batches: tuple[int, ...]
     repeats: int
     every: int = 1
+    ends: tuple[int, ...] = ()
 
     @property
     def ragged(self) -> bool:
@@ -137,6 +142,7 @@ def main(_: list[str]) -> None:
     chosen = chosen_cases(on_gpu=on_gpu)
     tiny, full = (TINY_LLAMA, LLAMA_1B) if on_gpu else (TINY_GPT2, GPT2_124M)
     shape, dtype = tiny if TINY.value else full, "bfloat16" if on_gpu else "float32"
+    shape = {**shape, "initializer_range": WIDTH[shape["model_type"]]}
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
     record = measure.Record(None if TINY.value else "gpu" if on_gpu else "cpu")
@@ -146,8 +152,10 @@ def main(_: list[str]) -> None:
         split = unrolled(*nnx.split(checkpoint.decoder))
         work = Work(checkpoint.decoder, rate, band)
         peer = torch_model(folder, dtype=dtype, device="cuda" if on_gpu else "cpu").eval()
+        ends = ending_ids(peer) if any(case.ragged for case in chosen) else ()
         for case in chosen:
             with record.case(case.name) as found:
+                case = dataclasses.replace(case, ends=ends if case.ragged else ())
                 ours, theirs = Ours(checkpoint, split, case), Peer(peer, case)
                 found.append(measured(case, ours, theirs, work, NEAR_TIE[dtype]))
         ours = theirs = peer = None  # a GPU's memory is free for the headline
@@ -168,6 +176,9 @@ def measured(case: Case, ours: Ours, theirs: Peer, work: Work, limit: float) -> 
         f"{case.name}: batch {ours.batch} and {theirs.batch}; {ours.tokens / mine.median:,.0f} and "
         f"{ours.tokens / other.median:,.0f} tokens/s; {ours.compiled} programs compiled in timed "
         "runs",
+        f"; rows of {np.mean([len(row) for row in ours.made]):.1f} tokens, of {case.new} at most"
+        * case.ragged,
+        sep="",
         flush=True,
     )
     compare(ours.made, theirs, limit)
@@ -184,9 +195,31 @@ def requests(case: Case, vocab: int) -> tuple[list[int], list[list[int]]]:
     ]
 
 
-def ends(case: Case, vocab: int) -> list[int]:
-    """Ids that end a completion."""
-    return list(range(7, vocab, ENDS)) if case.ragged else []
+def ending_ids(model) -> tuple[int, ...]:
+    """One id in `ENDS`, of which as large a part of the tokens consists that the model chooses.
+
+    It chooses some ids far more often than others, and any of these would end most rows or none: so
+    every `ENDS`-th id by frequency, counted from where the share comes nearest.
+    """
+    import torch
+
+    vocab, many = model.config.vocab_size, 32
+    rows = np.random.default_rng(1).integers(0, vocab, (many, many))
+    ids = torch.tensor(rows, device=model.device)
+    with torch.inference_mode():
+        made = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=many,
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+    counts = np.bincount(made[:, many:].ravel().cpu().numpy(), minlength=vocab)
+    order = np.argsort(-counts, kind="stable")
+    shares = [counts[order[first::ENDS]].sum() / counts.sum() for first in range(ENDS)]
+    nearest = int(np.argmin(np.abs(np.array(shares) - 1 / ENDS)))
+    return tuple(sorted(order[nearest::ENDS].tolist()))
 
 
 class Ours:
@@ -204,9 +237,8 @@ class Ours:
         from pintern.evaluation.decode import Generator
         from pintern.evaluation.sampling import Sampling
 
-        also = tuple(ends(self._case, self._vocab))
         never = self._vocab  # an id that isn't there
-        sampling = Sampling(self._case.new, never, also_end=also)
+        sampling = Sampling(self._case.new, never, also_end=self._case.ends)
         return Generator(*self._split, None, self._prefix, sampling)
 
     def warm(self) -> None:
@@ -232,7 +264,7 @@ class Peer:
         self._model, self._case = model, case
         vocab = model.config.vocab_size
         self._prefix, self._rows = requests(case, vocab)
-        self._ends = ends(case, vocab)
+        self._ends = list(case.ends)
         self.made: dict[int, list[int]] = {}
         self._serve(1, 1)
         self.batch = self._best()
