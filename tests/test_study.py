@@ -13,7 +13,7 @@ import pytest
 from pintern.errors import UserError
 from pintern.locks import owner, try_lock
 from pintern.report.accounting import PriceList
-from pintern.studies import report, runner
+from pintern.studies import report, runner, tables
 from pintern.studies.diagnostics import Transfer
 from pintern.studies.folder import claim_study, finished_lines, states
 from pintern.studies.ledger import Ledger
@@ -313,6 +313,22 @@ def test_table_and_csv_say_the_same(finished):
     assert by_arm["query only"]["sd_over_seeds"] == "" != by_arm["ours"]["sd_over_seeds"]
     assert "a paper | table 1" in text and "78.1" in text
     assert "not finished" not in text
+
+
+def test_a_factor_named_like_a_column_stands_beside_it(finished):
+    study, workdir = finished
+    made = [line for _, line in finished_lines(study, workdir).values()]
+    made = [line | {"factors": {"score": -3, "arm": "x", "stages": 2}} for line in made]
+    results = results_of(study, made, workdir)
+    _, head, rows = tables.table(study, results)
+    assert head[:4] == ["arm", "score (factor)", "arm (factor)", "stages"]
+    assert head.count("score") == 1
+    assert [row[1] for row in rows] == ["-3"] * len(results)
+    for row, result in zip(
+        csv.DictReader(io.StringIO(tables.to_csv(results))), results, strict=True
+    ):
+        assert (row["arm"], row["arm (factor)"]) == (result.arm, "x")
+        assert (float(row["score"]), row["score (factor)"]) == (result.score, "-3")
 
 
 def test_the_page_has_the_contrasts_too(finished):
