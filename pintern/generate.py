@@ -115,6 +115,12 @@ def check_flags() -> None:
     for name, flag in {"keep_rate": KEEP_RATE, "shots": SHOTS, **of_model}.items():
         if RAW.value and flag.value not in (None, False):
             raise UserError(f"--raw and --{name} contradict each other.", "Leave one of them out.")
+    if not MERGE.value and (MODEL.value or BASE.value):
+        raise UserError(
+            f"--nomerge keeps a run's LoRA apart, and --{'model' if MODEL.value else 'base'} has "
+            "none.",
+            "Leave it out.",
+        )
     if BASE.value and STEP.value is not None:
         raise UserError(
             f"--step={STEP.value} names a checkpoint, and --base leaves it out.",
@@ -129,6 +135,11 @@ def check_flags() -> None:
     if not TOP_P.value > 0:  # NaN neither
         raise UserError(
             f"--top_p={TOP_P.value:g} leaves no token to draw.", "Use --temperature=0 to be greedy."
+        )
+    if JSONL.value is not None and PROMPTS.value is None and sys.stdin.isatty():
+        raise UserError(
+            "--jsonl says how a file or a pipe is read; at a terminal a line is a prompt.",
+            "Leave it out, or give --prompts=FILE.",
         )
     if OUT.value is not None:
         out = Path(OUT.value)
@@ -233,6 +244,7 @@ def read_requests() -> list[Request]:
 def answer_terminal(server: Server) -> None:
     """Asks for prompts until the input ends."""
     from pintern.prompts.requests import Request
+    from pintern.prompts.text import decode_text
 
     print("One prompt a line; end with Ctrl-D.", file=sys.stderr)
     try:
@@ -241,6 +253,7 @@ def answer_terminal(server: Server) -> None:
             if not text.strip():
                 continue
             try:
+                decode_text(text.encode("utf-8", "surrogateescape"), "This prompt")
                 answer_one(server, Request(text, "This prompt"), number)
             except UserError as error:
                 print(f"error: {error}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What stands beside the tables of single tasks: all tasks together, contrasts, transfer."""
 
+import dataclasses
 import json
 import random
 
@@ -98,6 +99,22 @@ def test_contrasts_pool_the_tasks(lines, tmp_path):
     assert float(strong[2]) == pytest.approx(mean["strong"] - mean["weak"], abs=0.06)
     assert float(strong[4]) < 0.001
     assert same[2:] == ["+0.0", "+0.0 to +0.0", "1.0000"]
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_one_seed_stands_for_all_where_no_seed_changes_it(lines, tmp_path, once):
+    """An arm of which one seed is finished isn't such; its others are still to come."""
+    part = [line for line in lines if line["arm"] == "strong" or line["seed"] == 0]
+    rows = tuple(dataclasses.replace(arm(name), once=once and name == "weak") for name in SHARE)
+    asked = dataclasses.replace(study(), rows=rows, reference="weak")
+    found = results_of(asked, part, tmp_path)
+    (strong, _) = across_tasks(asked, found, tmp_path)[1][2]
+    score = {(r.arm, r.task): r.score if once else r.scores[0] for r in found}
+    wanted = {task: score["strong", task] - score["weak", task] for task in TASKS}
+    assert float(strong[2]) == pytest.approx(sum(wanted.values()) / len(TASKS), abs=0.06)
+    for r in found:
+        if r.arm == "strong":
+            assert r.difference == pytest.approx(wanted[r.task])
 
 
 def test_scores_that_were_computed_in_several_ways_are_told(lines, tmp_path):

@@ -253,8 +253,10 @@ def test_holm_by_hand():
 
 def test_pairs_are_made_by_example_within_a_seed():
     ours = {0: {"a": 100.0, "b": 0.0}, 1: {"a": 0.0, "c": 100.0}}
-    once = {0: {"a": 50.0, "b": 50.0, "c": 0.0}}
-    # a: (50 − 50)/2, b: −50, c: 100; the arm of one seed stands against both.
+    first = {0: {"a": 50.0, "b": 50.0, "c": 0.0}}
+    assert statistics.paired_differences(ours, first) == [50.0, -50.0]
+    # a: (50 − 50)/2, b: −50, c: 100; an arm that no seed changes stands against both.
+    once = statistics.at_every_seed(first, (0, 1))
     assert statistics.paired_differences(ours, once) == [0.0, -50.0, 100.0]
     assert statistics.paired_differences(once, ours) == [0.0, 50.0, -100.0]
     assert statistics.paired_differences({0: {"a": 1.0}}, {0: {"z": 1.0}}) == []

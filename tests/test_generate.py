@@ -196,6 +196,8 @@ REFUSED = {
         ("--model=nano", "--draft_tokens=3", f"--prompts={__file__}"),
         "64 are decoded together",
     ),
+    "no LoRA of a model": (("--model=nano", "--nomerge"), "--model has none"),
+    "no LoRA of the base": (("--workdir=x", "--base", "--nomerge"), "--base has none"),
     "no prompts": (("--model=nano", "--prompts=/nowhere"), "/nowhere can't be read"),
     "no folder": (("--model=nano", "--out=/nowhere/out"), "there is no folder /nowhere"),
     "a folder that takes no file": (
@@ -229,6 +231,27 @@ def test_a_file_of_answers_is_refused_at_a_terminal(tmp_path):
     os.close(slave)
     assert found.returncode == 2, found.stderr
     assert "--prompts=FILE" in found.stderr
+
+
+@pytest.mark.slow
+def test_what_is_typed_wrongly_is_told_and_the_next_prompt_answered():
+    master, slave = pty.openpty()
+    os.write(master, b"size of \xff bikes\nbikes\n\x04")
+    command = [sys.executable, "-m", "pintern.generate", "--model=nano", "--max_new_tokens=2"]
+    found = subprocess.run(
+        command,
+        cwd=tiny.REPOSITORY,
+        env=os.environ | {"LC_ALL": "C.UTF-8"},
+        stdin=slave,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    os.close(master)
+    os.close(slave)
+    assert found.returncode == 0, found.stderr
+    assert "error: This prompt, line 1: not UTF-8 (byte 8)" in found.stderr
+    assert len(found.stdout.split("> ")) == 4  # as many prompts, and the end
 
 
 FULL_DISK = """

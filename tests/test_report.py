@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pintern.errors import UserError
-from pintern.report import plots
+from pintern.report import plots, study_plots
 from pintern.report.accounting import ArmResult, Latency, PriceList, TokenCount, summarise
 from pintern.report.html import write_html
 from pintern.report.pieces import MAX_EXAMPLES
@@ -184,6 +184,36 @@ def test_a_single_arm_can_be_plotted(summary, tmp_path):
     for kind in ("score_against_tokens", "latency", "cost"):
         getattr(plots, f"plot_{kind}")(one, tmp_path / "one.png")
         assert_drawn(tmp_path / "one.png")
+
+
+def test_names_with_dollars_are_drawn_as_they_are(summary, tmp_path):
+    name = r"$\nothing$ in it"
+    one = summary | {"arms": {name: summary["arms"]["ICL"]}}
+    for kind in ("score_against_tokens", "latency", "cost"):
+        getattr(plots, f"plot_{kind}")(one, tmp_path / "one.png")
+        assert_drawn(tmp_path / "one.png")
+    points = [study_plots.Point(name, 0.2, 50.0, (40.0, 60.0), trained=True)]
+    study_plots.plot_pareto(points, "sql", tmp_path / "pareto.png")
+    study_plots.plot_spread({name: [40.0, 50.0]}, "sql", tmp_path / "spread.png")
+    lines = {name: [(2.0, 40.0, 1.0), (4.0, 60.0, 2.0)]}
+    study_plots.plot_lines(lines, tmp_path / "lines.png", x=name, y=name, title=name)
+    for kind in ("pareto", "spread", "lines"):
+        assert_drawn(tmp_path / f"{kind}.png")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("costs", [(0.0, 0.0), (0.0, 2.0)])
+def test_arms_that_cost_nothing_are_drawn_too(costs, monkeypatch, tmp_path):
+    figures = []
+    monkeypatch.setattr(study_plots, "save", lambda figure, path: figures.append(figure))
+    points = [
+        study_plots.Point(f"arm {i}", cost, 50.0 + i, None, False) for i, cost in enumerate(costs)
+    ]
+    study_plots.plot_pareto(points, "sql", tmp_path / "unused.png")
+    (axes,) = figures[0].axes
+    low, high = axes.get_xlim()
+    assert axes.get_xscale() == "linear"
+    assert low < min(costs) <= max(costs) < high
 
 
 def assert_drawn(path):

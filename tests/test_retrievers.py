@@ -205,16 +205,19 @@ def test_too_many_are_refused(kind):
         retrieve_for_training(retriever, POOL, 6)
 
 
-def test_bad_kind_and_bad_pool_are_named():
+@every_kind
+def test_a_pair_alone_is_no_example_and_may_be_trained_on(kind):
+    retriever = make(kind, ["alone"])
+    assert retriever.neighbours(["alone"], 0, exclude=[0]) == [[]]
+    with pytest.raises(UserError, match=r"1 examples per query .* or give more"):
+        retriever.neighbours(["another"], 1)
+
+
+def test_a_bad_kind_is_named():
     with pytest.raises(UserError, match=r"'dense2'.*bm25, dense.*fixed"):
         make("dense2", POOL)
     with pytest.raises(UserError, match=r"'random'.*bm25, dense, sentence_transformers"):
         make("similarity_band", POOL, similarity="random")
-    for kind in KINDS:
-        with pytest.raises(
-            UserError, match=r"retrieve examples from: 1; expected at least 2.*config\.task\.train"
-        ):
-            make(kind, ["alone"])
 
 
 def test_the_config_takes_every_kind():

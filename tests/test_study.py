@@ -13,9 +13,9 @@ import pytest
 from pintern.errors import UserError
 from pintern.locks import owner, try_lock
 from pintern.report.accounting import PriceList
-from pintern.studies import report, runner
+from pintern.studies import report, runner, tables
 from pintern.studies.diagnostics import Transfer
-from pintern.studies.folder import finished_lines, states
+from pintern.studies.folder import claim_study, finished_lines, states
 from pintern.studies.ledger import Ledger
 from pintern.studies.load import load_study
 from pintern.studies.report import write_report
@@ -154,6 +154,36 @@ def test_a_failed_cell_does_not_stop_the_others(tmp_path):
     assert set(Ledger(tmp_path / "runs").lines()) == {"store/nano/query-only/seed-0"}
 
 
+def test_a_cell_that_failed_is_run_as_the_study_has_it_now(tmp_path):
+    workdir, few = tmp_path / "runs", {"arms": ["direct"], "seeds": [0]}
+    wrong = {"adapter__init_from": str(tmp_path / "none")}
+    broken = load_study(str(study_file(tmp_path / "broken", changes=wrong, **few)))
+    with pytest.raises(UserError, match="No adapter directory"):
+        run_study(broken, workdir)
+    mended = load_study(str(study_file(tmp_path / "mended", **few)))
+    name = "store/nano/direct/seed-0"
+    assert states(mended, workdir) == {name: "new"}
+    assert run_study(mended, workdir)
+    assert (workdir / "replaced" / name / "1" / "config.json").exists()
+    assert states(mended, workdir) == {name: "done"}
+
+
+def test_a_begun_cell_that_has_changed_is_refused_then_redone_when_told(tmp_path):
+    workdir, few = tmp_path / "runs", {"arms": ["direct"], "seeds": [0]}
+    study = load_study(str(study_file(tmp_path / "file", **few)))
+    (cell,) = cells_of(study)
+    half = cell.arm.config.copy_and_resolve_references()
+    half.train.steps = 4
+    claim_study(study, workdir)
+    train(half, workdir / "cells" / cell.name)  # as if stopped, of another configuration
+    with pytest.raises(UserError, match=r"steps: 4 → 8.*--redo"):
+        run_study(study, workdir)
+    assert states(study, workdir) == {cell.name: "changed"}
+    assert run_study(study, workdir, redo=["*"])
+    assert (workdir / "replaced" / cell.name / "1" / "checkpoints" / "4").is_dir()
+    assert states(study, workdir) == {cell.name: "done"}
+
+
 def test_a_ledger_line_cut_short_is_run_again_and_harms_no_other(tmp_path):
     ledger = Ledger(tmp_path)
     ledger.append({"cell": "a", "fingerprint": "1"})
@@ -283,6 +313,22 @@ def test_table_and_csv_say_the_same(finished):
     assert by_arm["query only"]["sd_over_seeds"] == "" != by_arm["ours"]["sd_over_seeds"]
     assert "a paper | table 1" in text and "78.1" in text
     assert "not finished" not in text
+
+
+def test_a_factor_named_like_a_column_stands_beside_it(finished):
+    study, workdir = finished
+    made = [line for _, line in finished_lines(study, workdir).values()]
+    made = [line | {"factors": {"score": -3, "arm": "x", "stages": 2}} for line in made]
+    results = results_of(study, made, workdir)
+    _, head, rows = tables.table(study, results)
+    assert head[:4] == ["arm", "score (factor)", "arm (factor)", "stages"]
+    assert head.count("score") == 1
+    assert [row[1] for row in rows] == ["-3"] * len(results)
+    for row, result in zip(
+        csv.DictReader(io.StringIO(tables.to_csv(results))), results, strict=True
+    ):
+        assert (row["arm"], row["arm (factor)"]) == (result.arm, "x")
+        assert (float(row["score"]), row["score (factor)"]) == (result.score, "-3")
 
 
 def test_the_page_has_the_contrasts_too(finished):

@@ -1,10 +1,12 @@
 """Who the teacher is, and when; and that its time is counted."""
 
+import json
 import time
 
 import pytest
 import tiny
 
+from pintern.assemble import assemble
 from pintern.errors import UserError
 from pintern.evaluation.decode import Generator
 from pintern.training import loop
@@ -40,6 +42,24 @@ def test_a_teacher_that_answers_nothing_teaches_nothing(tmp_path, monkeypatch, c
         train(config, tmp_path / "run")
     assert "answer to 4 of 4 queries is empty" in capsys.readouterr().out
     assert not (tmp_path / "run" / "teacher.jsonl").exists()
+
+
+def test_the_teacher_answers_behind_the_examples_that_training_shows(tmp_path, monkeypatch):
+    """A labelled pair that asks a query of the log holds its answer, and is left out of both."""
+    log, read = tmp_path / "log.jsonl", []
+    asked = tiny.parts().prompts.task.train[0].query
+    log.write_text(json.dumps({"query": asked}) + "\n")
+    parts = assemble(
+        tiny.config(task__unlabelled=str(log), distill__weight=1.0, distill__unlabelled=1)
+    )
+    monkeypatch.setattr(Generator, "__call__", lambda self, rows, **_: read.extend(rows) or [[9]])
+    prompts, shots = parts.prompts, parts.config.distill.shots
+    (example,) = answer_log(parts, tmp_path, None)
+    (shown,) = prompts.shots_for_log([asked], shots)
+    (piece,) = prompts.renderer.pieces([example])
+    assert read == [prompts.renderer.row(piece, shown, complete=False).tokens]
+    assert prompts.pool[0] not in shown
+    assert prompts.pool[0] in prompts.shots_for([asked], shots)[0]
 
 
 @pytest.mark.parametrize(

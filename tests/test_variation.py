@@ -30,6 +30,22 @@ def test_every_combination_is_a_member_of_its_own_name():
     assert config == before
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("adapter.soft_prompt_text=1,a b", ["0", "1"]),
+        ("adapter.soft_prompt_text=one,a b", ["one", "1"]),
+        ("train.learning_rate=0.01,0.010000001", ["0", "1"]),
+    ],
+)
+def test_values_that_are_shown_alike_are_told_apart(given, words):
+    config = tiny.config(adapter__soft_prompt=2, adapter__soft_prompt_init="text")
+    config.adapter.soft_prompt_text = "hello"
+    last = given.partition("=")[0].rpartition(".")[2]
+    members = members_of(config, parse_variation(config, [given]))
+    assert list(members) == [f"{last}-{word}" for word in words]
+
+
 def test_soft_prompts_may_start_from_a_text_and_in_other_ways():
     config = tiny.config(adapter__soft_prompt=2, adapter__soft_prompt_init="text")
     config.adapter.soft_prompt_text = "hello"

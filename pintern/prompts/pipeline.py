@@ -114,11 +114,20 @@ class Prompts:
 
     def request_rows(self, examples: Sequence[Example], shots: int) -> list[Row]:
         """Rows to be completed: shots and query, no completion."""
-        pieces = self.renderer.pieces(examples)
         found = self.shots_for([example.query for example in examples], shots)
+        return self._open_rows(examples, found)
+
+    def log_rows(self, examples: Sequence[Example], shots: int) -> list[Row]:
+        """Rows that the teacher completes, behind the examples that training shows them with."""
+        found = self.shots_for_log([example.query for example in examples], shots)
+        return self._open_rows(examples, found)
+
+    def _open_rows(
+        self, examples: Sequence[Example], shots: Sequence[Sequence[Pieces]]
+    ) -> list[Row]:
         return [
             self.renderer.row(piece, shot, complete=False)
-            for piece, shot in zip(pieces, found, strict=True)
+            for piece, shot in zip(self.renderer.pieces(examples), shots, strict=True)
         ]
 
     def levels(self) -> list[StageTokens]:

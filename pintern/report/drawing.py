@@ -59,6 +59,7 @@ def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float
     from matplotlib.transforms import Bbox
 
     halo = [withStroke(linewidth=3, foreground="white")]  # lines may pass behind a name
+    _as_written(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     frame = axes.get_window_extent()
@@ -69,7 +70,7 @@ def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float
         taken.append(Bbox.from_extents(px - 7, py - 7, px + 7, py + 7))
     for x, y, name in points:
         near = {"textcoords": "offset points", "va": "center", "fontsize": 9, "path_effects": halo}
-        label = axes.annotate(name, (x, y), (0, 0), **near)
+        label = axes.annotate(name, (x, y), (0, 0), parse_math=False, **near)
         for dx, dy in LABEL_OFFSETS:
             label.set_position((dx, dy))
             label.set_horizontalalignment("left" if dx > 0 else "right")
@@ -83,8 +84,17 @@ def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[float, float
             axes.annotate("", (x, y), (dx, dy), textcoords="offset points", arrowprops=leader)
 
 
+def _as_written(figure: Figure) -> None:
+    """No name is taken for mathematics: two dollars in one are dollars."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+
+
 def save(figure: Figure, path: Path | str) -> None:
     """Writes a PNG; makes its folder."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _as_written(figure)
     figure.savefig(path, format="png")

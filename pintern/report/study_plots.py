@@ -71,14 +71,16 @@ def plot_pareto(points: Sequence[Point], metric: str, path: Path | str) -> None:
         [p.cost for p in best], [p.score for p in best], where="post", color=GREY, linewidth=1
     )
     costs = [point.cost for point in points]
-    axes.set_xscale("log")
-    axes.set_xlim(min(costs) / 1.8, max(costs) * 1.8)
-    ticks = [b * 10.0**e for e in range(-6, 6) for b in (1, 2, 5)]
-    ticks = [tick for tick in ticks if min(costs) / 1.8 <= tick <= max(costs) * 1.8]
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
+    axes.set_xlabel("USD per 1,000 requests")
+    if min(costs) > 0:  # prices may be set to nothing
+        axes.set_xscale("log")
+        axes.set_xlim(min(costs) / 1.8, max(costs) * 1.8)
+        ticks = [b * 10.0**e for e in range(-6, 6) for b in (1, 2, 5)]
+        ticks = [tick for tick in ticks if min(costs) / 1.8 <= tick <= max(costs) * 1.8]
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel("USD per 1,000 requests (logarithmic)")
     axes.margins(y=0.12)
-    axes.set_xlabel("USD per 1,000 requests (logarithmic)")
     axes.set_ylabel(f"score ({metric}, 0–100)")
     axes.set_title("Score against cost: what no other arm beats in both is joined")
     for (colour, marker), label in (((GREEN, "o"), "trained"), ((PURPLE, "s"), "prompt only")):

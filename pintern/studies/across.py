@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pintern.studies import statistics
-from pintern.studies.results import Result, example_scores, read_predictions
+from pintern.studies.results import Result, by_every_seed, example_scores, read_predictions
 from pintern.studies.study import Study
 
 Part = tuple[str, list[str], list[list[str]], str]
@@ -55,7 +55,11 @@ def _spread(result: Result | None) -> str:
 def _contrasts(study: Study, model: str, results: Sequence[Result], workdir: Path) -> Part:
     """One arm less another over the examples of every task that has both."""
     asked, found = [], []
-    scores = {(r.arm, r.task): _examples(r, workdir) for r in results if _in(study, r.arm)}
+    scores = {
+        (r.arm, r.task): by_every_seed(study, r.arm, _examples(r, workdir))
+        for r in results
+        if _in(study, r.arm)
+    }
     for one, other in study.contrasts:
         tasks = [task for arm, task in scores if arm == one and (other, task) in scores]
         differences = [

@@ -15,7 +15,7 @@ from pintern.locks import owner, try_lock
 from pintern.studies.ledger import Ledger, Line
 from pintern.studies.line import as_declared
 from pintern.studies.study import Cell, Study, cells_of
-from pintern.training.workdir import read_config, read_record
+from pintern.training.workdir import came_to_nothing, read_config, read_record
 
 
 def folder_of(cell: Cell, workdir: Path) -> Path:
@@ -96,14 +96,19 @@ def finished_lines(study: Study, workdir: Path) -> dict[str, tuple[Cell, Line]]:
 def set_aside(cells: Sequence[Cell], workdir: Path, ledger: Ledger, redo: Sequence[str]) -> None:
     """Takes changed cells that `redo` names out of the ledger, and their folders to `replaced/`.
 
-    A folder whose own configuration is still right, since only measures differ, stays.
+    A folder whose own configuration is still right, since only measures differ, stays. A cell of
+    which nothing came, as it failed and the study was mended since, needn't be named.
 
     Raises:
       UserError: changed cells that `redo` doesn't name.
     """
     lines = ledger.lines()
-    changed = [cell for cell in cells if _state(cell, workdir, lines) == "changed"]
-    kept = [cell for cell in changed if not matches(cell.name, redo)]
+    changed = [
+        cell
+        for cell in cells
+        if _changed(cell, workdir, lines) and not owner(lock_of(cell, workdir))
+    ]
+    kept = [c for c in changed if _has_results(c, workdir, lines) and not matches(c.name, redo)]
     if kept:
         raise UserError(
             f"{len(kept)} cells were run with another configuration than the study has now: "
@@ -113,7 +118,7 @@ def set_aside(cells: Sequence[Cell], workdir: Path, ledger: Ledger, redo: Sequen
         )
     for cell in changed:
         with try_lock(lock_of(cell, workdir)) as mine:
-            if not mine or _state(cell, workdir, ledger.lines()) != "changed":
+            if not mine or not _changed(cell, workdir, ledger.lines()):
                 continue  # another process is redoing it
             folder = folder_of(cell, workdir)
             if _config_changed(cell, workdir):
@@ -124,15 +129,26 @@ def set_aside(cells: Sequence[Cell], workdir: Path, ledger: Ledger, redo: Sequen
 
 
 def _state(cell: Cell, workdir: Path, lines: dict[str, Line]) -> str:
+    changed = _changed(cell, workdir, lines)
     if cell.name in lines:
-        same = lines[cell.name]["fingerprint"] == cell.fingerprint
-        return "done" if same else "changed"
+        return "changed" if changed else "done"
     who = owner(lock_of(cell, workdir))
     if who:
         return f"running ({who})"
-    if _config_changed(cell, workdir):
-        return "changed"
+    if changed:
+        return "changed" if _has_results(cell, workdir, lines) else "new"
     return "begun" if folder_of(cell, workdir).exists() else "new"
+
+
+def _changed(cell: Cell, workdir: Path, lines: dict[str, Line]) -> bool:
+    """Whether the study has changed since the cell was run, or begun."""
+    if cell.name in lines:
+        return lines[cell.name]["fingerprint"] != cell.fingerprint
+    return _config_changed(cell, workdir)
+
+
+def _has_results(cell: Cell, workdir: Path, lines: dict[str, Line]) -> bool:
+    return cell.name in lines or not came_to_nothing(folder_of(cell, workdir))
 
 
 def _config_changed(cell: Cell, workdir: Path) -> bool:

@@ -135,14 +135,21 @@ def _group(study: Study, lines: Sequence[Line], workdir: Path) -> list[Result]:
     found = {arm: _result(cells, scores[arm]) for arm, cells in by_arm.items()}
     if study.reference in scores:
         others = [arm for arm in found if arm != study.reference]
+        paired = {arm: by_every_seed(study, arm, found) for arm, found in scores.items()}
         differences = [
-            statistics.paired_differences(scores[arm], scores[study.reference]) for arm in others
+            statistics.paired_differences(paired[arm], paired[study.reference]) for arm in others
         ]
         ps = statistics.holm([statistics.permutation_p(values) for values in differences])
         for arm, values, p in zip(others, differences, ps, strict=True):
             difference = float(np.mean(values)) if values else None
             found[arm] = dataclasses.replace(found[arm], difference=difference, p=p)
     return [_against_prompt(study, result, found) for result in found.values()]
+
+
+def by_every_seed(study: Study, arm: str, scores: statistics.Scores) -> statistics.Scores:
+    """An arm's scores to be paired by seed; of a row that is run once they hold for every seed."""
+    once = any(row.once and row.make(study.seeds[0]).name == arm for row in study.rows)
+    return statistics.at_every_seed(scores, study.seeds) if once else scores
 
 
 def _result(cells: Sequence[Line], scores: statistics.Scores) -> Result:

@@ -37,18 +37,18 @@ def seed_spread(scores: Sequence[float]) -> float | None:
     return float(np.std(scores, ddof=1)) if len(scores) > 1 else None
 
 
-def paired_differences(ours: Scores, theirs: Scores) -> list[float]:
-    """ours − theirs of each example, averaged over seeds; empty where nothing can be paired.
+def at_every_seed(scores: Scores, seeds: Sequence[int]) -> Scores:
+    """An arm that no seed changes, and that was run at one, as what it is at all of them."""
+    (once,) = scores.values()
+    return dict.fromkeys(seeds, once)
 
-    An arm that was run at one seed only (no seed changes it) is compared with every seed of the
-    other.
-    """
+
+def paired_differences(ours: Scores, theirs: Scores) -> list[float]:
+    """ours − theirs of each example, averaged over the seeds that both have; empty where nothing
+    can be paired."""
     found: dict[Hashable, list[float]] = {}
-    for seed in {*ours, *theirs}:
-        one = ours.get(seed) or (next(iter(ours.values())) if len(ours) == 1 else None)
-        other = theirs.get(seed) or (next(iter(theirs.values())) if len(theirs) == 1 else None)
-        if one is None or other is None:
-            continue
+    for seed in ours.keys() & theirs.keys():
+        one, other = ours[seed], theirs[seed]
         for key in one.keys() & other.keys():
             found.setdefault(key, []).append(one[key] - other[key])
     return [float(np.mean(found[key])) for key in sorted(found, key=repr)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from pintern.report.accounting import pays_after
 from pintern.studies.across import Part
@@ -80,9 +80,7 @@ def _columns(study: Study, group: Sequence[Result]) -> list[Column]:
     best = max(result.score for result in group)
     slices = list(dict.fromkeys(name for r in group for name in r.first["slices"]))
     factors = list(dict.fromkeys(name for r in group for name in r.factors))
-    columns: list[Column] = [("arm", lambda r: r.arm)]
-    columns += [(name, lambda r, name=name: _plain(r.factors.get(name))) for name in factors]
-    columns += [
+    columns: list[Column] = [
         ("trained", lambda r: r.first["trained"]),
         ("seeds", lambda r: str(len(r.lines))),
         ("score", lambda r: f"{r.score:.1f}" + "*" * (r.score == best)),
@@ -122,7 +120,17 @@ def _columns(study: Study, group: Sequence[Result]) -> list[Column]:
         if any(r.mean(path) is not None for r in group):
             scale = 1000 if name.endswith(" ms") else 1
             columns.append((name, lambda r, p=path, s=scale: _number(r.mean(p), ".3g", s)))
-    return columns
+    taken = {"arm", *(name for name, _ in columns)}
+    varied: list[Column] = [
+        (_heading(name, taken), lambda r, name=name: _plain(r.factors.get(name)))
+        for name in factors
+    ]
+    return [("arm", lambda r: r.arm), *varied, *columns]
+
+
+def _heading(factor: str, taken: Collection[str]) -> str:
+    """A factor's name, told apart from a column of the table's own that is called the same."""
+    return f"{factor} (factor)" if factor in taken else factor
 
 
 def legend(study: Study, results: Sequence[Result]) -> str:
@@ -191,8 +199,8 @@ def to_csv(results: Sequence[Result]) -> str:
     """One row per task, model and arm, with unrounded numbers and every number of the measures."""
     records = []
     for r in results:
-        record = {"task": r.task, "model": r.model, "arm": r.arm, **dict(r.factors)}
-        record |= {
+        place = {"task": r.task, "model": r.model, "arm": r.arm}
+        record: dict[str, object] = {
             "metric": r.first["metric"],
             "trained": r.first["trained"],
             "seeds": " ".join(map(str, r.lines)),
@@ -213,7 +221,9 @@ def to_csv(results: Sequence[Result]) -> str:
             record[path] = r.mean(path)
         for name in ("cost_per_1000_requests", "training_seconds", "training_cost"):
             record[name] = r.mean(name)
-        records.append(record)
+        taken = {*place, *record}
+        factors = {_heading(name, taken): value for name, value in r.factors.items()}
+        records.append(place | factors | record)
     fields = list(dict.fromkeys(field for record in records for field in record))
     out = io.StringIO()
     writer = csv.DictWriter(out, fields, lineterminator="\n")

@@ -84,7 +84,7 @@ def check_distillation(parts: Parts) -> None:
     asked = _drawn_queries(parts)
     if not asked:
         return
-    rows = prompts.request_rows(asked, config.distill.shots)
+    rows = prompts.log_rows(asked, config.distill.shots)
     longest = max(range(len(rows)), key=lambda i: len(rows[i].tokens))
     check_context(
         parts,
@@ -121,7 +121,7 @@ def answer_log(
         sampling_of(parts),
     )
     made = generator(
-        [row.tokens for row in prompts.request_rows(asked, config.distill.shots)],
+        [row.tokens for row in prompts.log_rows(asked, config.distill.shots)],
         batch_rows=config.eval.batch_rows,
         progress=progress,
     )

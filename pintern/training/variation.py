@@ -80,6 +80,7 @@ def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
             "what.",
             "For instance --vary=seed=0,1,2,3 --vary=train.learning_rate=1e-2,3e-2.",
         )
+    shown = {field: _words_of(values) for field, values in vary.items()}
     members: dict[str, ConfigDict] = {}
     for values in itertools.product(*vary.values()):
         member = config.copy_and_resolve_references()
@@ -89,10 +90,7 @@ def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
             group = member[name] if name else member
             with group.ignore_type():  # a value of another type is told below
                 group[last] = value
-            shown = f"{value:g}" if isinstance(value, float) else str(value)
-            # A text or a path makes no folder name: its number stands for it.
-            plain = re.fullmatch(r"[\w.+-]{1,40}", shown)
-            words.append(f"{last}-{shown if plain else vary[field].index(value)}")
+            words.append(f"{last}-{shown[field][vary[field].index(value)]}")
         if "adapter.soft_prompt_init" in vary:
             # The text, or the file, that another member starts from.
             for kind in ("text", "file"):
@@ -103,6 +101,20 @@ def members_of(config: ConfigDict, vary: Variation) -> dict[str, ConfigDict]:
             raise UserError(f"Two members would be called {name}: --vary repeats a value.")
         members[name] = validate(member)
     return members
+
+
+def _words_of(values: Sequence[Any]) -> list[str]:
+    """A field's values as parts of folders' names."""
+    shown = [f"{value:g}" if isinstance(value, float) else str(value) for value in values]
+    # A text or a path makes no folder name: its number stands for it.
+    words = [
+        text if re.fullmatch(r"[\w.+-]{1,40}", text) else str(number)
+        for number, text in enumerate(shown)
+    ]
+    alike = len(set(words)) < len(
+        set(map(repr, values))
+    )  # as a text that is a number, and a text's number
+    return [str(number) for number in range(len(values))] if alike else words
 
 
 def table(outcomes: Sequence[Outcome], scores: dict[Path, float]) -> str:

@@ -47,7 +47,7 @@ def make_retriever(
         of its items.
 
     Raises:
-      UserError: an unknown kind, a pool with fewer than 2 items, or see the retrievers.
+      UserError: an unknown kind, or see the retrievers.
     """
 
     def scorer(kind: str) -> tuple[BM25Retriever | DenseRetriever, Identity]:

@@ -52,18 +52,9 @@ class Pool:
     Attributes:
       texts: of the items, in the order that indices refer to.
       places: text to the places where it stands.
-
-    Raises:
-      UserError: fewer than 2 items.
     """
 
     def __init__(self, texts: Sequence[str]):
-        if len(texts) < 2:
-            raise UserError(
-                f"Labelled pairs to retrieve examples from: {len(texts)}; expected at least 2, as "
-                "none is shown to itself.",
-                "Give more (config.task.train or data), or raise config.task.max_train.",
-            )
         self.texts = tuple(texts)
         self.places = defaultdict(list)
         for place, text in enumerate(texts):
