@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import measure
+from benchmarks.results import Result
 
 TARGET = 4.2  # of the full prompt without a cache; PromptIntern, arXiv 2407.02211
 QUERY, NEW = 48, 16  # tokens
@@ -44,7 +45,7 @@ class Arm(NamedTuple):
     cost: float
 
 
-def headline(split: tuple, vocab: int, *, on_gpu: bool) -> list[measure.Result]:
+def headline(split: tuple, vocab: int, *, on_gpu: bool) -> list[Result]:
     """Prints the table; the results are internalised beside the other two, served and alone.
 
     Args:
@@ -65,7 +66,7 @@ def headline(split: tuple, vocab: int, *, on_gpu: bool) -> list[measure.Result]:
         f"headline_alone_cached{end}": (internalised.whole, cached.whole),
     }
     return [
-        measure.Result(name, other / ours, ours, other, None, "s a request")
+        Result(name, other / ours, ours, other, None, "s a request")
         for name, (ours, other) in pairs.items()
     ]
 

@@ -27,6 +27,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import measure
+from benchmarks.results import Result, save, show
 from pintern import cli
 
 RECORDS = flags.DEFINE_integer("records", 100_000, "Labelled pairs of the pool.", lower_bound=3)
@@ -50,19 +51,17 @@ def main(_: list[str]) -> None:
         warm, consumed = first_step(home, "warm")
         helped = statistics.median(help_seconds() for _ in range(5))
     results = [
-        measure.Result("pipeline", made / consumed, made, consumed, None, "records/s"),
-        measure.Result("pipeline_kept", kept / consumed, kept, consumed, None, "records/s"),
-        measure.Result("start_help", HELP_SECONDS / helped, helped, HELP_SECONDS, None, "s"),
-        measure.Result(
-            "start_first_step", FIRST_STEP_SECONDS / warm, warm, FIRST_STEP_SECONDS, None, "s"
-        ),
+        Result("pipeline", made / consumed, made, consumed, None, "records/s"),
+        Result("pipeline_kept", kept / consumed, kept, consumed, None, "records/s"),
+        Result("start_help", HELP_SECONDS / helped, helped, HELP_SECONDS, None, "s"),
+        Result("start_first_step", FIRST_STEP_SECONDS / warm, warm, FIRST_STEP_SECONDS, None, "s"),
     ]
-    measure.show(results, {"pipeline": TARGET, "start_help": 1.0, "start_first_step": 1.0})
+    show(results, {"pipeline": TARGET, "start_help": 1.0, "start_first_step": 1.0})
     print(
         f"peer: rows/s that training takes, or the seconds allowed; the first step with an empty "
         f"cache came after {cold:.1f} s"
     )
-    measure.save(results, "cpu")
+    save(results, "cpu")
 
 
 def records_per_second(cache: Path) -> float:

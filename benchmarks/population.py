@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
+from benchmarks.results import Record, Result
 from pintern import cli, compiling
 
 MEMBERS = flags.DEFINE_list("members", ["1", "8"], "How many at once.")
@@ -59,7 +60,7 @@ def main(_: list[str]) -> None:
     bench = Bench(max(counts))
     alone = bench.compile_alone()
     backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    record = measure.Record(backend)
+    record = Record(backend)
     for count in counts:
         name = f"population_{count}_{'lora' if LORA.value else 'prompt_tuning'}"
         with record.case(name) as found:
@@ -67,7 +68,7 @@ def main(_: list[str]) -> None:
     record.finish({"population_8_prompt_tuning": TARGETS[backend]})
 
 
-def measured(name: str, bench: Bench, alone: Compiled, count: int) -> list[measure.Result]:
+def measured(name: str, bench: Bench, alone: Compiled, count: int) -> list[Result]:
     """Time and memory of so many members; prints the table's line."""
     together = bench.compile_together(count)
     once, one = bench.time_by_turns(together, alone)
@@ -86,8 +87,8 @@ def measured(name: str, bench: Bench, alone: Compiled, count: int) -> list[measu
     )
     memory = together.megabytes, alone.megabytes
     return [
-        measure.Result(name, apart / once, once, apart, None, "s"),
-        measure.Result(f"{name}_memory", memory[1] / memory[0], *memory, None, "MB"),
+        Result(name, apart / once, once, apart, None, "s"),
+        Result(f"{name}_memory", memory[1] / memory[0], *memory, None, "MB"),
     ]
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure, training_cases
+from benchmarks.results import Record, Result, UnequalError
 from benchmarks.shared_models import GPT2_124M, TINY_GPT2, pintern_model, saved_model
 from benchmarks.training_cases import RANK, Case, Work
 from benchmarks.training_sides import Ours, Peer, difference, write_adapter
@@ -54,7 +55,7 @@ def main(_: list[str]) -> None:
         return
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
-    record, targets = measure.Record(None if TINY.value else "cpu"), {}
+    record, targets = Record(None if TINY.value else "cpu"), {}
     with saved_model(TINY_GPT2 if TINY.value else GPT2_124M) as folder:
         for name in CASES.value:
             with record.case(name) as found:
@@ -81,7 +82,7 @@ def case_of(name: str) -> Case:
     raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
 
 
-def measured(folder: Path, case: Case, rate: measure.Rate) -> list[measure.Result]:
+def measured(folder: Path, case: Case, rate: measure.Rate) -> list[Result]:
     """Time and memory, where both sides compute the same."""
     write_adapter(folder, case)
     (folder / "case").write_bytes(pickle.dumps(case))
@@ -90,7 +91,7 @@ def measured(folder: Path, case: Case, rate: measure.Rate) -> list[measure.Resul
         compare(folder, case, checks)
         time = timed(case, ours, peer, checks, rate)
     mine, other = (check["peak_mb"] for check in checks)
-    return [time, measure.Result(f"{case.name}_memory", other / mine, mine, other, None, "MB")]
+    return [time, Result(f"{case.name}_memory", other / mine, mine, other, None, "MB")]
 
 
 def process(side: str, folder: Path) -> measure.Side:
@@ -161,7 +162,7 @@ def compare(folder: Path, case: Case, checks: list[dict[str, Any]]) -> None:
         flush=True,
     )
     if not agree:
-        raise measure.UnequalError("loss or gradients are not the peer's")
+        raise UnequalError("loss or gradients are not the peer's")
 
 
 def timed(
@@ -170,7 +171,7 @@ def timed(
     peer: measure.Side,
     checks: list[dict[str, Any]],
     rate: measure.Rate,
-) -> measure.Result:
+) -> Result:
     """Both sides by turns."""
     times = [[check["spent"] for check in checks]] if len(case.peer) == 1 else []
     while len(times) < (REPEATS.value or case.repeats):
@@ -191,7 +192,7 @@ def timed(
         flush=True,
     )
     floor = measure.floor_seconds(flops=needed, rate=rate)
-    return measure.compare(case.name, mine, other, floor)
+    return Result.of(case.name, mine, other, floor)
 
 
 if __name__ == "__main__":

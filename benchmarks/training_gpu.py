@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from absl import flags
 
 from benchmarks import measure, training_cases
+from benchmarks.results import Record, Result, UnequalError
 from benchmarks.shared_models import LLAMA_1B, TINY_LLAMA, pintern_model, saved_model
 from benchmarks.training_cases import Case, Work
 from benchmarks.training_sides import Ours, Peer, difference, write_adapter
@@ -63,7 +64,7 @@ def main(_: list[str]) -> None:
     shape, dtype = (TINY_LLAMA, "float32") if TINY.value else (LLAMA_1B, "bfloat16")
     rate, band = measure.matrix_rate(), measure.bandwidth()
     print(measure.versions(), measure.floors_line(rate, band), sep="\n", flush=True)
-    record = measure.Record(None if TINY.value or DEFAULTS.value else "gpu")
+    record = Record(None if TINY.value or DEFAULTS.value else "gpu")
     with saved_model(shape, dtype=dtype) as folder:
         base = pintern_model(folder, dtype=dtype)
         for case in cases(shape["vocab_size"]):
@@ -73,7 +74,7 @@ def main(_: list[str]) -> None:
     record.finish(TARGETS)
 
 
-def measured(bench: Bench, record: measure.Record, rate: measure.Rate) -> list[measure.Result]:
+def measured(bench: Bench, record: Record, rate: measure.Rate) -> list[Result]:
     """Time, utilisation and memory by the attention that makes a step in the least time.
 
     One that fails is a failed case of its own, beside which the other is measured.
@@ -133,7 +134,7 @@ class Bench:
         print(f"  {1e3 * seconds:.1f} ms a step in a loop over the layers", flush=True)
         return seconds
 
-    def timed(self, attention: str, rate: measure.Rate) -> list[measure.Result]:
+    def timed(self, attention: str, rate: measure.Rate) -> list[Result]:
         """Both sides by turns: time, utilisation, memory."""
         ours = self._ours(attention, unroll=0)
         reset_peak()
@@ -148,15 +149,13 @@ class Bench:
         work = Work.of(self._base.decoder, 0)
         done, theirs = case.model_flops(work), case.peer_flops(work)
         used = [done / rate.value / mine.median, theirs / rate.value / other.median]
-        share = measure.Result(
-            f"{name}_utilisation", used[0] / used[1], *used, None, "of the matrix rate"
-        )
+        share = Result(f"{name}_utilisation", used[0] / used[1], *used, None, "of the matrix rate")
         floor = measure.floor_seconds(flops=case.flops(work), rate=rate)
-        found = [measure.compare(name, mine, other, floor), share]
+        found = [Result.of(name, mine, other, floor), share]
         peak = peer_peak_mb()
         if peak:
             needs = ours.megabytes
-            found.append(measure.Result(f"{name}_memory", peak / needs, needs, peak, None, "MB"))
+            found.append(Result(f"{name}_memory", peak / needs, needs, peak, None, "MB"))
         return found
 
     def _run(self, ours: Ours) -> None:
@@ -189,7 +188,7 @@ class Bench:
             flush=True,
         )
         if not agree:
-            raise measure.UnequalError("loss or gradients are not the peer's")
+            raise UnequalError("loss or gradients are not the peer's")
         return ours
 
 

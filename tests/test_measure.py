@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import measure
+from benchmarks import measure, results
+from benchmarks.results import Record, Result, UnequalError, save
 from benchmarks.training_sides import difference
 
 ROOT = Path(measure.__file__).parent.parent
@@ -66,38 +67,38 @@ def test_timings_are_medians_by_turns():
     assert measure.timing([(1.0, 2.0), (5.0, 5.0), (2.0, 1.0)]) == (2.0, 1.0, 5.0, 1.0)
     ours = measure.Timing(2.0, 1.0, 5.0, 1.5)
     assert ours.scaled(3) == (6.0, 3.0, 15.0, 1.5)
-    found = measure.compare("x", ours, ours.scaled(3), 0.5)
-    assert found == measure.Result("x", 3.0, 2.0, 6.0, 0.5, "s")
+    found = Result.of("x", ours, ours.scaled(3), 0.5)
+    assert found == Result("x", 3.0, 2.0, 6.0, 0.5, "s")
 
 
 def test_results_are_merged_by_name(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "OUT", tmp_path / "out")
-    first, second = (measure.Result(name, 2.0, 1.0, 2.0, None, "s") for name in ("a", "b"))
-    measure.save([first, second], "cpu")
-    path = measure.save([dataclasses.replace(first, ratio=3.0)], "cpu")
+    monkeypatch.setattr(results, "OUT", tmp_path / "out")
+    first, second = (Result(name, 2.0, 1.0, 2.0, None, "s") for name in ("a", "b"))
+    save([first, second], "cpu")
+    path = save([dataclasses.replace(first, ratio=3.0)], "cpu")
     rows = {row["name"]: row for row in json.loads(path.read_text())}
     assert rows["a"] == {**dataclasses.asdict(first), "ratio": 3.0}
     assert rows["b"] == dataclasses.asdict(second)
 
 
 def test_a_case_that_fails_loses_itself_alone(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(measure, "OUT", tmp_path)
+    monkeypatch.setattr(results, "OUT", tmp_path)
     path = tmp_path / "cpu.json"
 
     def result(name):
-        return measure.Result(name, 2.0, 1.0, 2.0, None, "s")
+        return Result(name, 2.0, 1.0, 2.0, None, "s")
 
     def names():
         return [row["name"] for row in json.loads(path.read_text())]
 
-    measure.save(map(result, ("slow", "slow_memory", "slower", "crash_8")), "cpu")
-    record = measure.Record("cpu")
+    save(map(result, ("slow", "slow_memory", "slower", "crash_8")), "cpu")
+    record = Record("cpu")
     with record.case("good") as found:
         found.append(result("good"))
     assert names() == ["slow", "slow_memory", "slower", "crash_8", "good"]  # at once
     with record.case("slow") as found:
         found.append(result("slow"))
-        raise measure.UnequalError("tokens are not the peer's")
+        raise UnequalError("tokens are not the peer's")
     with record.case("crash") as found:
         raise MemoryError("no room for 12 GB")
     assert names() == ["slower", "good"]
@@ -109,10 +110,10 @@ def test_a_case_that_fails_loses_itself_alone(tmp_path, monkeypatch, capsys):
 
 
 def test_without_a_failure_a_record_ends_quietly(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "OUT", tmp_path)
-    record = measure.Record(None)
+    monkeypatch.setattr(results, "OUT", tmp_path)
+    record = Record(None)
     with record.case("good") as found:
-        found.append(measure.Result("good", 2.0, 1.0, 2.0, None, "s"))
+        found.append(Result("good", 2.0, 1.0, 2.0, None, "s"))
     record.finish()
     assert not list(tmp_path.iterdir())
 

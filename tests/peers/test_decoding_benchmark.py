@@ -6,8 +6,9 @@ import torch
 from flax import nnx
 
 from benchmarks import measure
-from benchmarks.decoding import NEAR_TIE, Case, Peer, Work, compare
-from benchmarks.measure import UnequalError
+from benchmarks.decoding import NEAR_TIE, Work, compare
+from benchmarks.decoding_sides import Case, Peer
+from benchmarks.results import UnequalError
 from benchmarks.shared_models import TINY_GPT2, pintern_model, saved_model, torch_model
 
 CASE = Case("three rows", 1.0, 3, 4, (5, 5), 6, (3,), 1)

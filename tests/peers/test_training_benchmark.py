@@ -4,7 +4,7 @@ import pickle
 import subprocess
 import sys
 
-from benchmarks import measure, training_cases
+from benchmarks import results, training_cases
 from benchmarks.shared_models import TINY_GPT2, saved_model
 from benchmarks.training_sides import write_adapter
 
@@ -32,7 +32,7 @@ def test_the_peer_has_trainers_defaults_and_no_jax_in_its_memory():
         (folder / "case").write_bytes(pickle.dumps(case))
         told = subprocess.run(
             [sys.executable, "-c", PROCESS, str(folder)],
-            cwd=measure.OUT.parents[1],
+            cwd=results.OUT.parents[1],
             capture_output=True,
             text=True,
         )
@@ -40,7 +40,8 @@ def test_the_peer_has_trainers_defaults_and_no_jax_in_its_memory():
 
 
 ATTENTIONS = """
-from benchmarks import measure, training_gpu
+from benchmarks import training_gpu
+from benchmarks.results import Record, Result
 
 class Bench:
     name = "case"
@@ -51,10 +52,10 @@ class Bench:
         return 1.0
 
     def timed(self, attention, rate):
-        return [measure.Result(f"case by {attention}", 2.0, 1.0, 2.0, None, "s")]
+        return [Result(f"case by {attention}", 2.0, 1.0, 2.0, None, "s")]
 
 training_gpu.device = lambda: "cuda"
-record = measure.Record(None)
+record = Record(None)
 with record.case("case") as found:
     found += training_gpu.measured(Bench(), record, None)
 record.finish()
@@ -64,7 +65,7 @@ record.finish()
 def test_an_attention_that_fails_leaves_the_other_one():
     told = subprocess.run(
         [sys.executable, "-c", ATTENTIONS],
-        cwd=measure.OUT.parents[1],
+        cwd=results.OUT.parents[1],
         capture_output=True,
         text=True,
     )
