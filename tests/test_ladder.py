@@ -92,8 +92,9 @@ def test_an_editors_mark_is_no_part_of_a_text(ladder, tmp_path):
 
 def test_missing_files_are_all_listed(tmp_path):
     (tmp_path / "template-0.50.txt").write_text("Tables.")
-    with pytest.raises(UserError, match=r"lacks template-0\.75\.txt, template-0\.25\.txt"):
+    with pytest.raises(UserError, match=r"lacks template-0\.75\.txt, template-0\.25\.txt") as told:
         read(tmp_path, (1.0, 0.75, 0.5, 0.25, 0.0))
+    assert "there: template-0.50.txt." in str(told.value)
     assert read(tmp_path, (1.0, 0.0))[1.0].text == TEMPLATE
 
 

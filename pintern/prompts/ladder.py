@@ -107,9 +107,11 @@ def read_ladder(
     paths = {rate: directory / rung_file(rate) for rate in rates}
     missing = [p.name for rate, p in paths.items() if rate not in (0, 1) and not p.exists()]
     if missing:
+        there = ", ".join(sorted(path.name for path in directory.glob("template-*.txt")))
         raise UserError(
             f"The ladder in {directory} lacks {', '.join(missing)}.",
-            "Write the template at each of these rates, or ask for the rates that are there.",
+            "Write the template at each of these rates, or ask for a rate that is there"
+            + (f": {there}." if there else "; none is."),
         )
     return {rate: _read_rung(path, rate, tokenizer, template) for rate, path in paths.items()}
 
