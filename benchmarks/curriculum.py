@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.results import Result, save
+from benchmarks.results import Result, as_usual, save
 from pintern import cli
 
 STEPS = flags.DEFINE_integer("steps", 320, "Of the run; a multiple of 5 × --stages.", lower_bound=1)
@@ -114,15 +114,14 @@ def main(_: list[str]) -> None:
     )
     print(f"A run of {LONG.value:,} steps:")
     planned = planned_padding(run_config(LONG.value))
-    save(
-        [
-            Result("curriculum_programs", programs / compiled, compiled, None, programs, ""),
-            Result("curriculum_stall", None, worst, None, None, "share of the stage"),
-            Result("curriculum_padding", None, padding, None, None, "share of slots"),
-            Result("curriculum_long_padding", None, planned, None, None, "share of slots"),
-        ],
-        "cpu" if jax.default_backend() == "cpu" else "gpu",
-    )
+    results = [
+        Result("curriculum_programs", programs / compiled, compiled, None, programs, ""),
+        Result("curriculum_stall", None, worst, None, None, "share of the stage"),
+        Result("curriculum_padding", None, padding, None, None, "share of slots"),
+        Result("curriculum_long_padding", None, planned, None, None, "share of slots"),
+    ]
+    if as_usual("steps", "long", "stages", "rows"):
+        save(results, "cpu" if jax.default_backend() == "cpu" else "gpu")
 
 
 def run_config(steps: int) -> Any:

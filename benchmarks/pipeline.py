@@ -27,7 +27,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.results import Result, save, show
+from benchmarks.results import Result, as_usual, save, show
 from pintern import cli
 
 RECORDS = flags.DEFINE_integer("records", 100_000, "Labelled pairs of the pool.", lower_bound=3)
@@ -61,7 +61,8 @@ def main(_: list[str]) -> None:
         f"peer: rows/s that training takes, or the seconds allowed; the first step with an empty "
         f"cache came after {cold:.1f} s"
     )
-    save(results, "cpu")
+    if as_usual("records", "sample", "steps"):
+        save(results, "cpu")
 
 
 def records_per_second(cache: Path) -> float:

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.results import Record, Result
+from benchmarks.results import Record, Result, as_usual
 from pintern import cli, compiling
 
 MEMBERS = flags.DEFINE_list("members", ["1", "8"], "How many at once.")
@@ -49,6 +49,8 @@ def main(_: list[str]) -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     counts = [int(count) for count in MEMBERS.value]
     print(measure.versions())
+    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    record = Record(backend if as_usual("model", "rows") else None)
     trained = "LoRA, rank 16" if LORA.value else "25 virtual tokens"
     print(f"{trained}, {ROWS.value} rows a step, medians of {REPEATS.value} steps")
     print(
@@ -59,8 +61,6 @@ def main(_: list[str]) -> None:
     )
     bench = Bench(max(counts))
     alone = bench.compile_alone()
-    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
-    record = Record(backend)
     for count in counts:
         name = f"population_{count}_{'lora' if LORA.value else 'prompt_tuning'}"
         with record.case(name) as found:

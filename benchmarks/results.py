@@ -11,6 +11,8 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from absl import flags
+
 from benchmarks.measure import Timing
 
 OUT = Path(__file__).parent / "out"
@@ -40,6 +42,17 @@ class Result:
     def of(cls, name: str, ours: Timing, peer: Timing, floor: float | None) -> Result:
         """That of two timings."""
         return cls(name, peer.median / ours.median, ours.median, peer.median, floor, "s")
+
+
+def as_usual(*names: str, among: flags.FlagValues = flags.FLAGS) -> bool:
+    """Whether these flags, which change what is measured, are at their defaults.
+
+    Results are kept only then: their names don't tell. Otherwise that is told.
+    """
+    changed = [name for name in names if not among[name].using_default_value]
+    if changed:
+        print(f"Nothing is kept in {OUT.name}/: changed are --{', --'.join(changed)}.")
+    return not changed
 
 
 def show(results: Iterable[Result], targets: Mapping[str, float] | None = None) -> None:

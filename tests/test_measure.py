@@ -7,9 +7,10 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from absl import flags
 
 from benchmarks import measure, results
-from benchmarks.results import Record, Result, UnequalError, save
+from benchmarks.results import Record, Result, UnequalError, as_usual, save
 from benchmarks.training_sides import difference
 
 ROOT = Path(measure.__file__).parent.parent
@@ -107,6 +108,16 @@ def test_a_case_that_fails_loses_itself_alone(tmp_path, monkeypatch, capsys):
     out, err = capsys.readouterr()
     assert left.value.code == 1 and "failed: slow; crash" in out and "≥ 3× NO" in out
     assert "no room for 12 GB" in out and "Traceback" in err and "UnequalError" not in err
+
+
+def test_results_of_other_sizes_are_not_kept(capsys):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("rows", 4, "Rows.", flag_values=values)
+    flags.DEFINE_integer("steps", 8, "Steps.", flag_values=values)
+    values(["it", "--rows=5"])
+    assert as_usual("steps", among=values)
+    assert not as_usual("steps", "rows", among=values)
+    assert "--rows" in capsys.readouterr().out
 
 
 def test_without_a_failure_a_record_ends_quietly(tmp_path, monkeypatch):
