@@ -54,7 +54,7 @@ class Case:
 
 
 def requests(case: Case, vocab: int) -> tuple[list[int], list[list[int]]]:
-    """Prefix and rows: the same for both sides."""
+    """Token ids of the prefix and of each row: random, and the same for both sides."""
     rng = np.random.default_rng(0)
     low, high = case.lengths
     prefix = rng.integers(0, vocab, case.prefix).tolist()
@@ -64,10 +64,13 @@ def requests(case: Case, vocab: int) -> tuple[list[int], list[list[int]]]:
 
 
 def ending_ids(model) -> tuple[int, ...]:
-    """One id in `ENDS`, of which as large a part of the tokens consists that the model chooses.
+    """Ids that are to end rows: one in `ENDS`, which make up about that share of what is chosen.
 
-    It chooses some ids far more often than others, and any of these would end most rows or none: so
-    every `ENDS`-th id by frequency, counted from where the share comes nearest.
+    A model chooses some ids far more often than others, and any of these would end most rows or
+    none. So every `ENDS`-th id by frequency is taken, from the place that comes nearest.
+
+    Args:
+      model: of transformers, whose greedy tokens behind random rows are counted.
     """
     import torch
 
