@@ -8,7 +8,9 @@ population is one program, compiled once for all its members; a run alone compil
 sweep of separate processes does without the persistent cache (JAX's caches are cleared before
 each). `gain` is the time of N runs one after another over that of N members at once: of the steps
 alone, and with compiling, at --steps. One run alone is timed, and counted N times. The two step by
-turns and times are medians, so that what else the machine does meets both alike.
+turns and times are medians, so that what else the machine does meets both alike. Before that, each
+member's first step is compared with that of a run of its own; the last column is the largest
+difference in loss, gradients and adapter.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks import measure
-from benchmarks.results import Record, Result, as_usual
+from benchmarks.results import Record, Result, UnequalError, as_usual
+from benchmarks.training_sides import difference
 from pintern import cli, compiling
 
 MEMBERS = flags.DEFINE_list("members", ["1", "8"], "How many at once.")
@@ -41,6 +44,8 @@ STEPS = flags.DEFINE_integer(
 )
 # Eight seeds of prompt tuning: no slower than one after another; on a GPU several times faster.
 TARGETS = {"cpu": 1.0, "gpu": 4.0}
+# Of a first step, by each array's norm; a GPU multiplies float32 in TF32.
+TOLERANCE = {"cpu": 1e-4, "gpu": 2e-2}
 
 
 def main(_: list[str]) -> None:
@@ -55,7 +60,7 @@ def main(_: list[str]) -> None:
     print(f"{trained}, {ROWS.value} rows a step, medians of {REPEATS.value} steps")
     print(
         f"{'members':>7} {'compiled':>9} {'compile s':>16} {'step ms':>16} {'tokens/s':>16} "
-        f"{'gain':>5} {'with compiling':>14}\n"
+        f"{'gain':>5} {'with compiling':>14} {'difference':>10}\n"
         f"{'':>7} {'':>9} {'at once / apart':>16} {'at once / apart':>16} {'at once / apart':>16}",
         flush=True,
     )
@@ -64,13 +69,14 @@ def main(_: list[str]) -> None:
     for count in counts:
         name = f"population_{count}_{'lora' if LORA.value else 'prompt_tuning'}"
         with record.case(name) as found:
-            found += measured(name, bench, alone, count)
+            found += measured(name, bench, alone, count, TOLERANCE[backend])
     record.finish({"population_8_prompt_tuning": TARGETS[backend]})
 
 
-def measured(name: str, bench: Bench, alone: Compiled, count: int) -> list[Result]:
-    """Time and memory of so many members; prints the table's line."""
+def measured(name: str, bench: Bench, alone: Compiled, count: int, limit: float) -> list[Result]:
+    """Time and memory of so many members, where they equal runs alone; prints the table's line."""
     together = bench.compile_together(count)
+    apart_by = bench.compare(together, alone, count, limit)
     once, one = bench.time_by_turns(together, alone)
     tokens, apart = bench.tokens(count), count * one
     compiling = {"together": together.seconds, "apart": count * alone.seconds}
@@ -82,7 +88,7 @@ def measured(name: str, bench: Bench, alone: Compiled, count: int) -> list[Resul
     print(
         f"{count:>7} {f'1 / {count}':>9} {_pair(compiling, '.1f'):>16} "
         f"{_pair(steps, '.1f'):>16} {_pair(speed, '.0f'):>16} "
-        f"{apart / once:>4.2f}× {with_compiling:>13.2f}×",
+        f"{apart / once:>4.2f}× {with_compiling:>13.2f}× {apart_by:>10.1e}",
         flush=True,
     )
     memory = together.megabytes, alone.megabytes
@@ -108,8 +114,13 @@ class Compiled:
         self.seconds = time.perf_counter() - began
         analysis = self._program.memory_analysis()
         self.megabytes = 1e-6 * (analysis.argument_size_in_bytes + analysis.temp_size_in_bytes)
-        self._state, self._rest = jax.tree.map(jnp.copy, state), rest
-        self.step()
+        self._first, self._rest = state, rest
+        self._state, _ = self.first_step(*rest)
+
+    def first_step(self, *rest: Any) -> tuple[Any, dict[str, Any]]:
+        """State and metrics after it; with data and keys of the compiled shapes."""
+        state = jax.tree.map(jnp.copy, self._first)  # the program takes it
+        return jax.block_until_ready(self._program(state, *rest))
 
     def step(self) -> float:
         """Seconds of one step."""
@@ -148,21 +159,51 @@ class Bench:
 
     def compile_together(self, count: int) -> Compiled:
         """The step of so many members at once."""
-        from pintern.training.stacking import make_population_step, rates_of, stack
+        from pintern.training.stacking import make_population_step, stack
 
         step = make_population_step(self.graph, self.config, own_teachers=False)
-        keys = stack([jax.random.key(seed) for seed in range(count)])
-        state, batches = stack([self.state] * count), stack(self.batches[:count])
-        return Compiled(
-            step, state, self.base, batches, None, keys, rates_of([self.config] * count)
-        )
+        return Compiled(step, stack([self.state] * count), *self._members(count))
 
     def compile_alone(self) -> Compiled:
         """The step of an ordinary run."""
         from pintern.training.step import loss_options, make_step
 
         step = make_step(self.graph, self.optimizer, **loss_options(self.config))
-        return Compiled(step, self.state, self.base, self.batches[0], None, jax.random.key(0))
+        return Compiled(step, self.state, *self._member(0))
+
+    def _members(self, count: int) -> tuple[Any, ...]:
+        """What the step of so many takes besides their states."""
+        from pintern.training.stacking import rates_of, stack
+
+        keys = stack([jax.random.key(seed) for seed in range(count)])
+        rates = rates_of([self.config] * count)
+        return self.base, stack(self.batches[:count]), None, keys, rates
+
+    def _member(self, number: int) -> tuple[Any, ...]:
+        """What the step of a run alone takes besides its state."""
+        return self.base, self.batches[number], None, jax.random.key(number)
+
+    def compare(self, together: Compiled, alone: Compiled, count: int, limit: float) -> float:
+        """How far loss, gradients and adapters of the members' first step are from those of runs
+        alone: of an array, in shares of its norm, at most.
+
+        Raises:
+          UnequalError: by more than `limit`.
+        """
+        from pintern.training.stacking import unstack
+
+        members = unstack(together.first_step(*self._members(count)), count)
+        apart = []
+        for number, member in enumerate(members):
+            own = alone.first_step(*self._member(number))
+            pairs = zip(jax.tree.leaves(member), jax.tree.leaves(own), strict=True)
+            # What is zero on both sides (the gradient of LoRA's A) has no norm to compare by.
+            there = [(a, b) for a, b in jax.device_get(list(pairs)) if np.any(a) or np.any(b)]
+            apart.append(difference(*zip(*there, strict=True)))
+        most = float(np.max(apart))  # NumPy's, because Python's passes over NaN
+        if not most <= limit:
+            raise UnequalError(f"members differ from runs alone by {most:.1e} of an array's norm")
+        return most
 
     def time_by_turns(self, together: Compiled, alone: Compiled) -> tuple[float, float]:
         """Median seconds of a step of each."""
