@@ -70,12 +70,13 @@ class Progress:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Takes the bar off the terminal while another one has it."""
+        """Takes the bar off the terminal while another one has it, and the time off the rate."""
         if self._bar is not None:
             self._bar.stop()
         try:
             yield
         finally:
+            self._recent.clear()
             if self._bar is not None:
                 self._bar.start()
 

@@ -34,6 +34,20 @@ def test_a_wait_in_between_is_forgotten(clock, capsys):
     assert told[-1] == "run: 701/4000 steps, 10.0/s, 330 s left"
 
 
+def test_a_pause_is_no_step(clock, capsys):
+    with Progress("run", 4000) as bar:
+        for _ in range(50):
+            clock[0] += 0.1
+            bar.advance()
+        with bar.paused():
+            clock[0] += 60
+        for _ in range(21):
+            clock[0] += 0.5
+            bar.advance()
+    told = capsys.readouterr().err.splitlines()
+    assert told == ["run: 51/4000 steps", "run: 71/4000 steps, 2.0/s, 1964 s left"]
+
+
 def test_slow_steps_are_measured_too(clock, capsys):
     assert lines(clock, capsys, 300, 50, 50)[-1] == "run: 3/4000 steps, 0.02/s, 199850 s left"
 
