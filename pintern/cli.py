@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -120,8 +121,15 @@ def _quiet_and_cached() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
+def _speaks_any_encoding() -> None:
+    """What stdout's encoding lacks (τ on a Windows console, all accents in ASCII) is escaped."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def run(main: Callable[[list[str]], None]) -> None:
     """Runs an entry point."""
     _quiet_and_cached()
+    _speaks_any_encoding()
     with ends_quietly():
         app.run(report_user_errors(main), flags_parser=_parse)

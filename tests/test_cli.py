@@ -116,3 +116,10 @@ def test_all_fields_are_printed_with_what_they_mean():
     assert code == 0
     assert "\nconfig.train.steps = 400  # optimizer steps\n" in out
     assert out.startswith("config = ") and "return" not in out
+
+
+def test_what_a_terminal_cannot_write_is_escaped(monkeypatch):
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    code, out, err = tiny.run("-m", "pintern.config")
+    assert (code, err) == (0, "")
+    assert "  # explicit: \\u03c4 of each level\n" in out
