@@ -79,7 +79,7 @@ def main(values: flags.FlagValues, command: list[str]) -> int:
     if job is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            file.write_text(script)
+            file.write_text(script, encoding="utf-8")
         except OSError as error:
             raise UserError(f"--log_dir={folder} can't be written: {error.strerror}.") from error
         began = log.stat().st_size if log.exists() else 0

@@ -52,7 +52,8 @@ def main(_: list[str]) -> None:
     )
     command = f"python -m experiments.company.quickstart --seed={SEED.value}"
     page = write_report(workdir, measured, summary, ours=OURS, command=command)
-    (page.parent / "table.md").write_text(render_table(summary, markdown=True) + "\n")
+    table = render_table(summary, markdown=True) + "\n"
+    (page.parent / "table.md").write_text(table, encoding="utf-8")
     if sys.stdout.isatty():
         print_table(summary)
     else:

@@ -51,7 +51,8 @@ class Manifest:
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Writes pintern.json."""
     content = {"schema": SCHEMA, **dataclasses.asdict(manifest)}
-    (directory / NAME).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    text = json.dumps(content, indent=2, ensure_ascii=False)
+    (directory / NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def read_manifest(directory: Path) -> Manifest | None:
