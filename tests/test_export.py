@@ -420,6 +420,21 @@ def test_an_earlier_step_and_another_dtype(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "merged" / "tokenizer.json").exists()
 
 
+def test_logits_are_compared_at_full_precision_on_any_device(monkeypatch):
+    """A GPU's products of 10 bits would be beyond a tolerance that is one of float32."""
+    from pintern.interop import compare as comparing
+
+    used, forward = [], comparing._forward
+
+    def told(*args):
+        used.append(jax.config.jax_default_matmul_precision)
+        return forward(*args)
+
+    monkeypatch.setattr(comparing, "_forward", told)
+    comparing.logits_of(checkpoint("llama").decoder, None, ROWS)
+    assert used == ["highest"]
+
+
 def test_beyond_the_tolerance_the_exit_code_says_so(tmp_path, monkeypatch, capsys):
     from absl import flags
 
