@@ -49,9 +49,6 @@ def root() -> Path:
     """Folder that all tests of a session share; removed at its end."""
     folder = Path(tempfile.mkdtemp(prefix="pintern-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    jax.config.update("jax_compilation_cache_dir", str(folder / "programs"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
     return folder
 
 
