@@ -177,7 +177,8 @@ def run_program(
     """
     limits = limits or Limits()
     if len(program) > _MAX_PROGRAM:
-        return Verdict("error", f"a program of {len(program)} characters; the limit is 100000")
+        long = f"a program of {len(program)} characters; the limit is {_MAX_PROGRAM}"
+        return Verdict("error", long)
     job = {"program": program, **dataclasses.asdict(problem)}
     with tempfile.TemporaryDirectory(prefix="pintern-program-") as folder:
         return _run(json.dumps(job).encode(), folder, limits, () if unconfined else REQUIRED)
