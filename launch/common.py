@@ -107,9 +107,9 @@ def is_bucket(path: str | None) -> bool:
     return path is not None and is_remote(path) and not path.startswith(("file:", "memory:"))
 
 
-def digest(text: str, length: int = 8) -> str:
+def digest(text: str) -> str:
     """A short name for a text; the same one every time."""
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def run_name(command: Sequence[str], *, absolute: bool) -> str:

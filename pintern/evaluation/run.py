@@ -190,7 +190,7 @@ def evaluate(
     rows = test_rows(parts, prompt)
     made = make_generator(parts, adapter, prompt)(
         [row.tokens for row in rows] * config.eval.samples,
-        batch_rows=min(config.eval.batch_rows, config.eval.samples * len(rows)),
+        batch_rows=config.eval.batch_rows,
         seed=config.seed,
         progress=progress,
     )

@@ -19,8 +19,6 @@ from pintern.interop.peft_lora import write_lora
 from pintern.interop.peft_soft_prompt import write_soft_prompt
 from pintern.models.load import Checkpoint
 
-FORMATS = ("peft", "merged", "soft_prompt")
-
 
 @dataclasses.dataclass(frozen=True)
 class Export:
@@ -87,7 +85,7 @@ def write_export(out: Path, form: str, export: Export, card: str) -> Path:
 
     Args:
       out: its folder; absent or empty.
-      form: one of `FORMATS`.
+      form: `peft`, `merged` or `soft_prompt`.
       export: what goes out.
       card: README.md of the export.
 
