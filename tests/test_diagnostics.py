@@ -203,7 +203,7 @@ def test_staleness_scores_by_the_tasks_settings_and_keeps_every_point(tmp_path, 
 
     monkeypatch.setattr(staleness, "evaluate", evaluate)
     monkeypatch.setattr(staleness, "train", lambda config, _: trained.append(config) or True)
-    monkeypatch.setattr(staleness, "_kept_steps", lambda _: [])
+    monkeypatch.setattr(staleness, "saved_steps", lambda _: [])
     monkeypatch.setattr(Staleness, "_export", lambda *_: None)
     cell = SimpleNamespace(arm=SimpleNamespace(prompt=BARE))
     measured = SimpleNamespace(parts=parts, adapter=None)
