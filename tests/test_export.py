@@ -154,6 +154,13 @@ def test_merging_is_in_float32_and_cast_once(tmp_path):
     assert compare(out, checkpoint("llama"), random_adapter("llama"), ROWS, jnp.bfloat16).within
 
 
+def test_merging_multiplies_in_float32_on_any_device():
+    decoder, adapter = checkpoint("llama").decoder, random_adapter("llama")
+    made = str(jax.make_jaxpr(lambda: nnx.state(merge_lora(decoder, adapter)))())
+    assert made.count("dot_general[") == len(adapter.lora)
+    assert made.count("Precision.HIGHEST") == 2 * len(adapter.lora)  # of either side
+
+
 def test_merged_into_a_quantised_base_are_the_weights_that_it_stands_for(tmp_path):
     held = nnx.clone(checkpoint("llama").decoder)
     quantize(held)
