@@ -30,7 +30,6 @@ from pintern.prompts.task import Example
 from pintern.studies.diagnostics import FULL, with_task
 from pintern.studies.study import Done, lay_over
 from pintern.training.loop import train
-from pintern.training.members import saved_steps
 from pintern.training.restore import restore_run
 
 
@@ -106,7 +105,8 @@ class Staleness:
         curve = [{"step": 0, **stale}]
         if not train(config, folder / "run"):
             raise StoppedError(f"Stopped by a signal; {folder} is saved. Run again to go on.")
-        for step in saved_steps(folder / "run"):
+        # Those alone, since a signal's checkpoint stands wherever the run was stopped.
+        for step in [*range(self.every, self.steps, self.every), self.steps]:
             _, adapter, _ = restore_run(folder / "run", config, step)
             curve.append({"step": step, **scores(adapter, prompt)})
         mended = [point["step"] for point in curve if point["affected"] >= before - self.tolerance]
@@ -203,7 +203,7 @@ class Staleness:
             "distill.unlabelled": log,
             "checkpoint.every": self.every,
             "checkpoint.minutes": 0.0,
-            "checkpoint.keep": -(-self.steps // self.every) + 1,
+            "checkpoint.keep": self.steps + 1,
         }
         if not config.task.chat:
             overrides |= {
