@@ -15,6 +15,7 @@ from absl import flags
 
 from pintern.cli import flag_mistake
 from pintern.errors import EXIT_CODE, UserError
+from pintern.folders import plain_name
 from pintern.remote import is_remote
 
 # What training exits with under a launcher when a signal stopped it after a checkpoint
@@ -107,9 +108,9 @@ def is_bucket(path: str | None) -> bool:
     return path is not None and is_remote(path) and not path.startswith(("file:", "memory:"))
 
 
-def digest(text: str, length: int = 8) -> str:
+def digest(text: str) -> str:
     """A short name for a text; the same one every time."""
-    return hashlib.sha256(text.encode()).hexdigest()[:length]
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def run_name(command: Sequence[str], *, absolute: bool) -> str:
@@ -125,7 +126,7 @@ def run_name(command: Sequence[str], *, absolute: bool) -> str:
     if workdir is None:
         return f"pintern-{digest(shlex.join(command))}"
     where = workdir if is_bucket(workdir) or not absolute else str(Path(workdir).absolute())
-    last = re.sub(r"[^a-z0-9]+", "-", where.rstrip("/").rpartition("/")[2].lower()).strip("-")
+    last = plain_name(where.rstrip("/").rpartition("/")[2])
     return "-".join(part for part in ("pintern", last[:24].strip("-"), digest(where)) if part)
 
 

@@ -144,6 +144,6 @@ kill -KILL -- "-$(cat pid)"
     )
 
 
-def tail(run: str, lines: int = 30) -> str:
+def tail(run: str) -> str:
     """Prints the end of the log."""
-    return _HEAD.format(run=run) + f"tail --lines={lines} log 2>/dev/null\n"
+    return _HEAD.format(run=run) + "tail --lines=30 log 2>/dev/null\n"

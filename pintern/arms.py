@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -29,6 +28,7 @@ from pintern.evaluation.run import (
     test_rows,
     write_evaluation,
 )
+from pintern.folders import plain_name
 from pintern.progress import Progress
 from pintern.report.accounting import (
     ArmResult,
@@ -71,7 +71,7 @@ class Arm:
     @property
     def folder(self) -> str:
         """Name of the arm's folder."""
-        return re.sub(r"[^a-z0-9]+", "-", self.name.lower()).strip("-")
+        return plain_name(self.name)
 
     @property
     def what_is_trained(self) -> str:

@@ -40,7 +40,9 @@ _HEARTBEAT_SECONDS = 30
 
 
 def detect(environment: Mapping[str, str], *, tpu_chips: bool = False) -> str | None:
-    """What says that there are several processes: "pintern", "slurm", "openmpi", "tpu" or None.
+    """What says that there are several processes: "pintern", "slurm", "openmpi" or "tpu".
+
+    "tpu_vm" says that there may be, None that there aren't.
 
     Args:
       environment: the environment's variables.

@@ -17,6 +17,13 @@ class UserError(Exception):
         super().__init__(" ".join(sentences))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, or its name; 200 characters at most."""
+    text = str(error).strip() or type(error).__name__
+    line = text.splitlines()[0]
+    return line if len(line) < 200 else line[:199] + "…"
+
+
 def report_user_errors(main: Callable[..., None]) -> Callable[..., None]:
     """Wrap an entry point: a UserError becomes one message on stderr and exit code 2."""
 

@@ -10,7 +10,6 @@ loads them. Either ends with 1 where the answer is no.
 """
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,12 +224,14 @@ def _scores(workdir: Path, step: int) -> list["Score"]:
 
 def _measured(workdir: Path) -> dict[str, Any] | None:
     """The run's entry in the summary of `run_arms`, if it is an arm of one (FOLDER/arms/ARM)."""
+    from pintern.folders import plain_name
+
     arms_folder = workdir.absolute().parent
     path = arms_folder.parent / "report" / "summary.json"
     if arms_folder.name != "arms" or not path.is_file():
         return None
     arms = json.loads(path.read_text())["arms"]
-    folders = {re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-"): name for name in arms}
+    folders = {plain_name(name): name for name in arms}
     return arms.get(folders.get(workdir.absolute().name))
 
 

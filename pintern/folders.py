@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pintern.errors import UserError
@@ -11,6 +12,11 @@ PASSING = ".pintern-"
 LOCK = f"{PASSING}lock"  # whoever trains in the folder holds it
 # A run's folders of checkpoints; its later ones rest on its teacher and stages.
 CHECKPOINTS = ("teacher", "stages", "checkpoints")
+
+
+def plain_name(text: str) -> str:
+    """A text as a name for a folder or a job: lower case, digits and single dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def check_folder(folder: Path, mark: str, what: str) -> None:

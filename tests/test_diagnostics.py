@@ -203,16 +203,18 @@ def test_staleness_scores_by_the_tasks_settings_and_keeps_every_point(tmp_path, 
 
     monkeypatch.setattr(staleness, "evaluate", evaluate)
     monkeypatch.setattr(staleness, "train", lambda config, _: trained.append(config) or True)
-    monkeypatch.setattr(staleness, "_kept_steps", lambda _: [])
+    monkeypatch.setattr(staleness, "restore_run", lambda *_: (None, None, None))
     monkeypatch.setattr(Staleness, "_export", lambda *_: None)
     cell = SimpleNamespace(arm=SimpleNamespace(prompt=BARE))
     measured = SimpleNamespace(parts=parts, adapter=None)
-    Staleness((edit_of(parts),), queries=8, shots=1)(
+    found = Staleness((edit_of(parts),), steps=10, every=4, queries=8, shots=1)(
         SimpleNamespace(measured=measured, folder=tmp_path, cell=cell)
     )
-    assert scored == [{"normalise": "brackets"}] * 5
-    # Saves by the clock would push the first points of the curve out.
-    assert trained[0].checkpoint.minutes == 0
+    # Wherever the training was stopped by signals, each of which saves a checkpoint.
+    assert [point["step"] for point in found["curve"]] == [0, 4, 8, 10]
+    assert scored == [{"normalise": "brackets"}] * 11
+    # Nothing pushes the first points of the curve out, nor saves by the clock.
+    assert (trained[0].checkpoint.minutes, trained[0].checkpoint.keep) == (0, 11)
 
 
 def test_an_edit_that_changes_nothing_is_refused(tmp_path):

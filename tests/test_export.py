@@ -154,6 +154,13 @@ def test_merging_is_in_float32_and_cast_once(tmp_path):
     assert compare(out, checkpoint("llama"), random_adapter("llama"), ROWS, jnp.bfloat16).within
 
 
+def test_merging_multiplies_in_float32_on_any_device():
+    decoder, adapter = checkpoint("llama").decoder, random_adapter("llama")
+    made = str(jax.make_jaxpr(lambda: nnx.state(merge_lora(decoder, adapter)))())
+    assert made.count("dot_general[") == len(adapter.lora)
+    assert made.count("Precision.HIGHEST") == 2 * len(adapter.lora)  # of either side
+
+
 def test_merged_into_a_quantised_base_are_the_weights_that_it_stands_for(tmp_path):
     held = nnx.clone(checkpoint("llama").decoder)
     quantize(held)
@@ -418,6 +425,21 @@ def test_an_earlier_step_and_another_dtype(tmp_path, monkeypatch, capsys):
     assert "same next token" in printed
     assert (tmp_path / "merged" / "model.safetensors.index.json").exists()
     assert (tmp_path / "merged" / "tokenizer.json").exists()
+
+
+def test_logits_are_compared_at_full_precision_on_any_device(monkeypatch):
+    """A GPU's products of 10 bits would be beyond a tolerance that is one of float32."""
+    from pintern.interop import compare as comparing
+
+    used, forward = [], comparing._forward
+
+    def told(*args):
+        used.append(jax.config.jax_default_matmul_precision)
+        return forward(*args)
+
+    monkeypatch.setattr(comparing, "_forward", told)
+    comparing.logits_of(checkpoint("llama").decoder, None, ROWS)
+    assert used == ["highest"]
 
 
 def test_beyond_the_tolerance_the_exit_code_says_so(tmp_path, monkeypatch, capsys):

@@ -239,3 +239,16 @@ def test_the_generators_commands_tell_what_is_wrong_without_a_traceback(tmp_path
         code, _, told = tiny.run("-m", f"experiments.{command}", *flags)
         assert code == 2 and told.startswith("error: ") and told.count("\n") == 1
         assert said in told
+
+
+def test_batches_come_in_order_and_what_fails_in_their_thread_ends_the_training():
+    script = (
+        "from experiments.nano.pretrain import _Batches\n"
+        "batches = _Batches(lambda top: (top, 6 // (3 - top)), 0)\n"
+        "print([batches.next(top)[0] for top in (1, 2, 3, 0)])\n"  # four ahead: of level 0
+        "print([batches.next(0)[0] for _ in range(2)], flush=True)\n"
+        "batches.next(0)\n"
+    )
+    code, printed, told = tiny.run("-c", script)
+    assert (code, printed) == (1, "[0, 0, 0, 0]\n[1, 2]\n")
+    assert "ZeroDivisionError" in told

@@ -21,7 +21,7 @@ from pintern.models.load import init_model
 from pintern.models.shared_prefix import Batch
 from pintern.training.data import TrainingData
 from pintern.training.loop import train
-from pintern.training.members import common_step, same_population, saved_steps
+from pintern.training.members import common_step, outcome_of, same_population, saved_steps
 from pintern.training.population import train_population
 from pintern.training.restore import restore_run
 from pintern.training.stacking import (
@@ -464,6 +464,9 @@ def test_finished_members_are_left_and_begun_ones_need_their_company(tmp_path):
     again = train_population(configs_of(), folders(run))
     assert [outcome.loss for outcome in again] == [outcome.loss for outcome in outcomes]
     assert {path: path.read_bytes() for path in run.rglob("*.jsonl")} == before
+    with (run / "member-0" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 8, "lo')  # a kill cut it short
+    assert outcome_of(configs_of()[0], run / "member-0").loss == outcomes[0].loss
     shutil.rmtree(run / "member-0" / "checkpoints" / "8")
     with pytest.raises(UserError, match=r"member-0 was begun in a population of 3"):
         train_population(configs_of(MEMBERS[:2]), folders(run, 2))

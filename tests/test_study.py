@@ -192,7 +192,7 @@ def test_a_ledger_line_cut_short_is_run_again_and_harms_no_other(tmp_path):
     assert set(ledger.lines()) == {"a"}
     ledger.append({"cell": "c", "fingerprint": "3"})
     assert set(ledger.lines()) == {"a", "c"}
-    ledger.drop(lambda name: name == "a")
+    ledger.drop("a")
     assert set(ledger.lines()) == {"c"}
 
 
@@ -280,7 +280,7 @@ def test_soft_prompts_of_a_grid_train_as_one_population(tmp_path, monkeypatch):
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
     # One is lost after the training: it is scored again with those that it was trained with.
-    Ledger(workdir).drop(lambda name: name == cell.name)
+    Ledger(workdir).drop(cell.name)
     weights = workdir / "cells" / cell.name / "checkpoints" / "8" / "_CHECKPOINT_METADATA"
     saved = weights.stat().st_mtime_ns
     assert run_study(study, workdir)

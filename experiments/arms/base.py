@@ -7,10 +7,9 @@ from pintern.config import default_config
 SHOTS = 2
 
 
-def base_config(seed: int = 0) -> ConfigDict:
+def base_config() -> ConfigDict:
     """The company task: optimizer, steps and sizes, at which every arm is trained alike."""
     config = default_config()
-    config.seed = seed
     config.task.kind = "company"
     config.prompt.max_shots = SHOTS
     config.train.steps = 300

@@ -12,13 +12,13 @@ the model masters them.
 from __future__ import annotations
 
 import json
-import queue
 import random
 import shutil
 import sys
-import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +111,13 @@ class _Batches:
     What a batch holds depends on the seed and on the difficulties asked for, never on timing.
     """
 
-    def __init__(self, make: Callable[[int], tuple[int, Batch]]):
-        self._asked: queue.Queue[int] = queue.Queue()
-        self._made: queue.Queue[tuple[int, Batch]] = queue.Queue()
-
-        def work() -> None:
-            while True:
-                self._made.put(make(self._asked.get()))
-
-        threading.Thread(target=work, daemon=True).start()
-        for _ in range(AHEAD):
-            self._asked.put(FIRST_LEVEL.value)
+    def __init__(self, make: Callable[[int], tuple[int, Batch]], first: int):
+        self._make, self._thread = make, ThreadPoolExecutor(1)
+        self._made = deque(self._thread.submit(make, first) for _ in range(AHEAD))
 
     def next(self, top: int) -> tuple[int, Batch]:
-        self._asked.put(top)
-        return self._made.get()
+        self._made.append(self._thread.submit(self._make, top))
+        return self._made.popleft().result()
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:
@@ -173,7 +165,8 @@ def main(_: list[str]) -> None:
         level = top if top == 0 or rng.random() < 0.8 else rng.randint(max(0, top - 2), top - 1)
         return level, episodes.make_batch(tokenizer, rng, episodes.LADDER[level])
 
-    batches, top, mean, began = _Batches(make), FIRST_LEVEL.value, 0.0, time.monotonic()
+    top, mean, began = FIRST_LEVEL.value, 0.0, time.monotonic()
+    batches = _Batches(make, top)
     with (out / "log.jsonl").open("w") as log, Progress("pretrain", STEPS.value) as bar:
         for i in range(STEPS.value):
             level, batch = batches.next(top)

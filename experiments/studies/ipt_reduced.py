@@ -48,8 +48,8 @@ def get_study() -> Study:
         ),
         rows=(
             row("zero-shot", TRAINING, name="no example"),
-            _icl(ONE_SHOT, 1, similarity=1.0),
-            *(_icl(f"{ONE_SHOT}, similarity {q:g}", 1, similarity=q) for q in QUANTILES),
+            _icl(ONE_SHOT, similarity=1.0),
+            *(_icl(f"{ONE_SHOT}, similarity {q:g}", similarity=q) for q in QUANTILES),
             _tuned("prompt tuning", "PT", SHORT),
             _tuned("IPT", "IPT", SHORT, similarity=1.0),
             *(_tuned("IPT", "IPT", SHORT, similarity=q) for q in QUANTILES),
@@ -79,8 +79,8 @@ def _band(quantile: float) -> dict[str, object]:
     return {"prompt.retriever": "similarity_band", "prompt.similarity_quantile": quantile}
 
 
-def _icl(name: str, shots: int, *, similarity: float) -> Row:
-    changes = {**TRAINING, "eval.shots": shots, **_band(similarity)}
+def _icl(name: str, *, similarity: float) -> Row:
+    changes = {**TRAINING, "eval.shots": 1, **_band(similarity)}
     return row(ICL, changes, name=name, factors={"similarity": similarity, "method": "ICL"})
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from pintern.errors import UserError
@@ -72,9 +71,8 @@ def init_lora(
     *,
     targets: tuple[str, ...] = ("all",),
     rank: int,
-    dtype: DTypeLike = jnp.float32,
 ) -> dict[str, LoraPair]:
-    """Fresh LoRA pairs: A uniform with variance 1/(3·in), B zero.
+    """Fresh LoRA pairs, in float32: A uniform with variance 1/(3·in), B zero.
 
     Args:
       key: random key.
@@ -82,7 +80,6 @@ def init_lora(
       num_layers: leading axis of each pair.
       targets: which modules get one, see `match_targets`.
       rank: inner width r, at least 1.
-      dtype: of the adapter, which need not be the base's.
 
     Raises:
       UserError: a rank below 1; see `match_targets`.
@@ -95,8 +92,8 @@ def init_lora(
         width_in, width_out = modules[name]
         bound = width_in**-0.5
         pairs[name] = LoraPair(
-            a=jax.random.uniform(subkey, (num_layers, width_in, rank), dtype, -bound, bound),
-            b=jnp.zeros((num_layers, rank, width_out), dtype),
+            a=jax.random.uniform(subkey, (num_layers, width_in, rank), jnp.float32, -bound, bound),
+            b=jnp.zeros((num_layers, rank, width_out), jnp.float32),
         )
     return pairs
 

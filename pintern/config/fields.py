@@ -98,18 +98,14 @@ def default_config() -> ConfigDict:
     config.train.weight_decay = 0.0
     config.train.clip = 1.0  # global gradient norm
     config.train.ce_weight = 1.0  # of the cross-entropy; 0 is distillation alone
-    config.train.prompt_loss_weight = (
-        0.0  # of a prompt token in the cross-entropy; 1 is as a target
-    )
+    config.train.prompt_loss_weight = 0.0  # of a prompt token in the loss, where a target has 1
     config.train.reset_optimizer = False  # moments start anew at each stage; the rate goes on
     config.train.balance_weight = 0.02  # of the load-balancing loss; mixtures of experts only
     config.train.log_every = 10  # steps
 
     config.distill = ConfigDict()
     config.distill.weight = 0.0  # λ of KL to a teacher that reads the full prompt
-    config.distill.teacher = (
-        "base"  # base (adapter off) or first_stage (as its last step leaves it)
-    )
+    config.distill.teacher = "base"  # base (adapter off) or first_stage (as its last step ends)
     config.distill.shots = 2  # examples in the teacher's prompt
     config.distill.temperature = 1.0
     config.distill.top_k = 0  # KL over the teacher's k likeliest tokens and the rest; 0 is all

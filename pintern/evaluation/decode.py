@@ -137,18 +137,12 @@ class Generator:
                     progress(1)
         return done
 
-    def warm(
-        self,
-        rows: Sequence[Sequence[int]],
-        *,
-        batch_rows: int,
-        members: Sequence[int] | None = None,
-    ) -> None:
+    def warm(self, rows: Sequence[Sequence[int]], *, batch_rows: int) -> None:
         """Compiles what a call with these rows, or with as many of their lengths, needs.
 
         A server does so before its first request. Arguments are those of the call.
         """
-        for service in self._services(rows, batch_rows, members, lambda of: _row_keys(0, of)):
+        for service in self._services(rows, batch_rows, None, lambda of: _row_keys(0, of)):
             service.warm()
 
     def _services(

@@ -190,7 +190,7 @@ def evaluate(
     rows = test_rows(parts, prompt)
     made = make_generator(parts, adapter, prompt)(
         [row.tokens for row in rows] * config.eval.samples,
-        batch_rows=min(config.eval.batch_rows, config.eval.samples * len(rows)),
+        batch_rows=config.eval.batch_rows,
         seed=config.seed,
         progress=progress,
     )
@@ -219,7 +219,7 @@ def evaluate_together(
     made = generator(
         [row.tokens for own in rows for row in own],
         members=[number for number, own in enumerate(rows) for _ in own],
-        batch_rows=max(parts.config.eval.batch_rows, len(members)),
+        batch_rows=parts.config.eval.batch_rows,
         progress=progress,
     )
     starts = np.cumsum([0, *(len(own) for own in rows)])

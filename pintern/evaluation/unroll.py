@@ -1,4 +1,4 @@
-"""The decoder as one CPU decodes fastest: a block for every layer, its kernels output by output.
+"""The decoder as one CPU or GPU decodes fastest: a block a layer, its kernels output by output.
 
 Stacked, a layer's weights are a slice; where a program reads each weight once for a few tokens, as
 decoding does, XLA:CPU spends more time on copying slices than on the products themselves. The order

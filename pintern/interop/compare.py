@@ -109,7 +109,8 @@ def logits_of(
     valid = np.zeros_like(tokens)
     for i, row in enumerate(rows):
         tokens[0, i, : len(row)], valid[0, i, : len(row)] = row, 1
-    return np.asarray(_forward(*nnx.split(decoder), adapter, tokens, valid))[valid > 0]
+    with jax.default_matmul_precision("highest"):  # else a GPU or a TPU rounds each product
+        return np.asarray(_forward(*nnx.split(decoder), adapter, tokens, valid))[valid > 0]
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -7,7 +7,6 @@ model, and on disk there are shards with an index beyond a size.
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,12 @@ from jax.typing import DTypeLike
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.errors import UserError
-from pintern.models.checkpoint_files import TensorFiles, write_tensors
+from pintern.models.checkpoint_files import (
+    SHARD_BYTES,
+    TensorFiles,
+    write_config,
+    write_tensors,
+)
 from pintern.models.layout import (
     model_fingerprint,
     parameters_by_path,
@@ -29,7 +33,6 @@ from pintern.models.layout import (
 from pintern.models.load import Checkpoint
 from pintern.models.quantize import dequantize
 
-SHARD_BYTES = 5_000_000_000
 # What makes a folder of weights a model to serve: the tokenizer, and how to generate.
 _BESIDE = (
     "tokenizer.json",
@@ -99,9 +102,7 @@ def write_merged(
 
     shapes = {name: place.shape for name, place in places.items()}
     write_tensors(directory, shapes, tensor, storage, max_shard_bytes)
-    raw = {option: value for option, value in checkpoint.raw_config.items() if option != "dtype"}
-    raw["torch_dtype"] = storage.name
-    (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    write_config(directory, checkpoint.raw_config, storage)
     if checkpoint.directory is not None:
         for file in _BESIDE:
             if (checkpoint.directory / file).is_file():

@@ -14,12 +14,11 @@ from jax.typing import DTypeLike
 from pintern.adapters.adapter import Adapter
 from pintern.errors import UserError
 from pintern.interop.manifest import Base, Manifest, write_manifest
-from pintern.interop.merged import SHARD_BYTES, write_merged
+from pintern.interop.merged import write_merged
 from pintern.interop.peft_lora import write_lora
 from pintern.interop.peft_soft_prompt import write_soft_prompt
+from pintern.models.checkpoint_files import SHARD_BYTES
 from pintern.models.load import Checkpoint
-
-FORMATS = ("peft", "merged", "soft_prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +86,7 @@ def write_export(out: Path, form: str, export: Export, card: str) -> Path:
 
     Args:
       out: its folder; absent or empty.
-      form: one of `FORMATS`.
+      form: `peft`, `merged` or `soft_prompt`.
       export: what goes out.
       card: README.md of the export.
 

@@ -19,6 +19,7 @@ from pintern.errors import UserError
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+SHARD_BYTES = 5_000_000_000  # weights beyond this are sharded, unless told otherwise
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 # The floating formats of safetensors whose values stand for themselves, without a scale beside.
 _READABLE = ("F64", "F32", "F16", "BF16")
@@ -119,6 +120,14 @@ def read_config(directory: Path) -> dict[str, Any]:
             f"No config.json in {str(directory)!r}.", "It says how the weights are to be used."
         )
     return read_object(path)
+
+
+def write_config(directory: Path, raw_config: Mapping[str, Any], dtype: np.dtype) -> None:
+    """Writes config.json beside weights that are stored in this dtype."""
+    # `torch_dtype` is the older name of `dtype`; transformers reads it in every version.
+    raw = {option: value for option, value in raw_config.items() if option != "dtype"}
+    raw["torch_dtype"] = dtype.name
+    (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
 
 
 def write_tensors(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,13 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from pintern.errors import UserError
-from pintern.models.checkpoint_files import TensorFiles, read_config, write_tensors
+from pintern.models.checkpoint_files import (
+    SHARD_BYTES,
+    TensorFiles,
+    read_config,
+    write_config,
+    write_tensors,
+)
 from pintern.models.config import DecoderConfig
 from pintern.models.decoder import Decoder
 from pintern.models.families import Family, decoder_config, family_of
@@ -156,7 +161,7 @@ def save_model(
     raw_config: Mapping[str, Any],
     *,
     dtype: str = "bfloat16",
-    max_shard_bytes: int = 5_000_000_000,
+    max_shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes config.json and safetensors under the family's names, as transformers reads them.
 
@@ -182,10 +187,7 @@ def save_model(
         storage,
         max_shard_bytes,
     )
-    # `torch_dtype` is the older name of `dtype`; transformers reads it in every version.
-    raw = {option: value for option, value in raw_config.items() if option != "dtype"}
-    raw["torch_dtype"] = storage.name
-    (directory / "config.json").write_text(json.dumps(raw, indent=2) + "\n")
+    write_config(directory, raw_config, storage)
 
 
 def check_tokenizer(tokenizer_size: int, config: DecoderConfig) -> None:

@@ -1,5 +1,6 @@
 """LoRA folded into the base: W + scale·A·B, so that serving pays nothing for the adapter."""
 
+import jax.numpy as jnp
 from flax import nnx
 
 from pintern.adapters.adapter import Adapter
@@ -18,6 +19,7 @@ def merge_lora(decoder: Decoder, adapter: Adapter) -> Decoder:
     for _, module in nnx.iter_modules(merged.blocks):
         if isinstance(module, Linear) and module.name in adapter.lora:
             pair, kernel = adapter.lora[module.name], module.kernel[...]
-            change = adapter.scale * (pair.a.astype("float32") @ pair.b.astype("float32"))
+            a, b = pair.a.astype("float32"), pair.b.astype("float32")
+            change = adapter.scale * jnp.matmul(a, b, precision="highest")
             module.kernel[...] = (kernel.astype("float32") + change).astype(kernel.dtype)
     return merged

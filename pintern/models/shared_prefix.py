@@ -210,8 +210,9 @@ def read_batch(
 ) -> Reading:
     """Reads each group's prefix once, and its rows behind it; arguments as in `target_logits`.
 
-    `whole` asks for all hidden states. Else the last block makes those alone that predict a target;
-    but for dropout, whose draws go by slot, and for experts, whose statistics are of all tokens.
+    `dropout_key` switches LoRA dropout on. `whole` asks for all hidden states. Else the last block
+    makes those alone that predict a target; but for dropout, whose draws go by slot, and for
+    experts, whose statistics are of all tokens.
     """
     every = whole or dropout_key is not None or _has_experts(decoder)
     wanted = None if every else batch.target_places
@@ -263,7 +264,6 @@ def target_logits(
     batch: Batch,
     *,
     adapter: Adapter | None = None,
-    dropout_key: PRNGKeyArray | None = None,
     prefix: tuple[Cache, Int[Array, " group"]] | None = None,
 ) -> Float[Array, "group lane target vocab"]:
     """Logits at the targets only: the output matrix never sees a prompt token.
@@ -272,11 +272,9 @@ def target_logits(
       decoder: base model.
       batch: groups of rows.
       adapter: LoRA pairs and soft prompt; None is the base model.
-      dropout_key: switches LoRA dropout on.
       prefix: a prefilled prefix to use in place of the batch's own (a frozen teacher's, say).
     """
-    reading = read_batch(decoder, batch, adapter=adapter, dropout_key=dropout_key, prefix=prefix)
-    return decoder.logits(reading.targets)
+    return decoder.logits(read_batch(decoder, batch, adapter=adapter, prefix=prefix).targets)
 
 
 @jax.custom_vjp

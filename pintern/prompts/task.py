@@ -121,8 +121,6 @@ def task_from_files(
     format: PromptFormat | None = None,
     metric: str = "exact",
     database: str | None = None,
-    metric_options: Mapping[str, object] | None = None,
-    allow_overlap: bool = False,
 ) -> Task:
     """Reads a task from a template file and JSONL files of examples.
 
@@ -137,8 +135,6 @@ def task_from_files(
       format: how queries and completions are written; None is the default format.
       metric: name of the score.
       database: what the metric executes answers on.
-      metric_options: further arguments of the metric.
-      allow_overlap: let test examples be training examples too.
 
     Raises:
       UserError: an unreadable file, or a test example that is also in train.
@@ -152,7 +148,6 @@ def task_from_files(
         unlabelled=() if unlabelled is None else read_queries(unlabelled),
         metric=metric,
         database=database,
-        metric_options=dict(metric_options or {}),
     )
     trained_on = {(example.query, example.completion) for example in task.train}
     leaked = [
@@ -160,11 +155,11 @@ def task_from_files(
         for e in task.test
         if any((e.query, answer) in trained_on for answer in (e.completion, *e.references))
     ]
-    if leaked and not allow_overlap:
+    if leaked:
         raise UserError(
             f"{len(leaked)} of the {len(task.test)} examples in {test} are also in {train}, "
             f"e.g. id {leaked[0].id!r}: {_shown(leaked[0].query)}.",
-            "Take them out of one file, or pass allow_overlap if that is meant.",
+            "Take them out of one of the two files.",
         )
     asked = {query for query, _ in trained_on}
     if shared := sum(example.query in asked for example in task.test):

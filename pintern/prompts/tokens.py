@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pintern.errors import UserError
+from pintern.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,9 +62,8 @@ class PieceTokenizer:
         try:
             tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
-            first_line = (str(error).splitlines() or ["unreadable"])[0]
             raise UserError(
-                f"No usable tokenizer in {directory}: {first_line}",
+                f"No usable tokenizer in {directory}: {first_line(error)}",
                 "Put tokenizer.json and tokenizer_config.json beside config.json.",
             ) from error
         if tokenizer.eos_token_id is None:

@@ -7,11 +7,11 @@ everything is told against both: the full prompt, and the cached one.
 import dataclasses
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from pintern.errors import UserError
+from pintern.files import write_atomically
 
 SCHEMA = 1
 SECONDS_PER_HOUR = 3600
@@ -236,9 +236,7 @@ def write_summary(path: Path | str, summary: dict) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(summary, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    unfinished = path.with_name(path.name + ".partial")
-    unfinished.write_text(text, encoding="utf-8")
-    os.replace(unfinished, path)
+    write_atomically(path, text)
 
 
 def _account(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from pintern.errors import UserError
+from pintern.files import write_atomically
 from pintern.report.page import SCRIPT, STYLE
 
 MAX_EXAMPLES = 500
@@ -38,10 +38,8 @@ def write_page(path: Path | str, title: str, sections: Iterable[str], *, script:
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".partial")
     # Text that a model or a database made may hold halves of characters.
-    unfinished.write_text(page, encoding="utf-8", errors="replace")
-    os.replace(unfinished, path)
+    write_atomically(path, page.encode(errors="replace"))
 
 
 def section(title: str, content: str) -> str:

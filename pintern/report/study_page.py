@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pintern.report import pieces
+from pintern.report.table import BEST
 
-BEST = "*"
 Table = tuple[Sequence[str], Sequence[Sequence[str]], str]
 """Headings, rows, and a note below them."""
 

@@ -9,7 +9,6 @@ import functools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -20,6 +19,7 @@ from pintern.models.shared_prefix import Batch, cross_entropy, target_logits
 from pintern.prompts.rows import Row
 from pintern.prompts.task import Example
 from pintern.training.batches import Shape, make_batch, round_up
+from pintern.training.losses import kl_divergence
 
 _ROWS = 16  # at once
 
@@ -68,10 +68,10 @@ def _kl(
     given: Batch,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     decoder = nnx.merge(graph, base)
-    p = jax.nn.log_softmax(target_logits(decoder, wanted, adapter=teacher))
-    q = jax.nn.log_softmax(target_logits(decoder, given, adapter=student))
+    p = target_logits(decoder, wanted, adapter=teacher)
+    q = target_logits(decoder, given, adapter=student)
     weights = given.target_weights
-    return jnp.sum(jnp.sum(jnp.exp(p) * (p - q), axis=-1) * weights), weights.sum()
+    return kl_divergence(p, q, weights, temperature=1.0), weights.sum()
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -125,7 +125,7 @@ def set_aside(cells: Sequence[Cell], workdir: Path, ledger: Ledger, redo: Sequen
                 place = workdir / "replaced" / cell.name
                 place.mkdir(parents=True, exist_ok=True)
                 folder.rename(place / str(1 + sum(1 for _ in place.iterdir())))
-            ledger.drop(lambda name, cell=cell: name == cell.name)
+            ledger.drop(cell.name)
 
 
 def _state(cell: Cell, workdir: Path, lines: dict[str, Line]) -> str:

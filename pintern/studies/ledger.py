@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +53,9 @@ class Ledger:
             finally:
                 os.close(descriptor)
 
-    def drop(self, unwanted: Callable[[str], bool]) -> None:
-        """Takes out the lines of the cells that are to be done again."""
+    def drop(self, cell: str) -> None:
+        """Takes out the line of a cell that is to be done again."""
         with lock(self._lock):
-            kept = [line for name, line in self.lines().items() if not unwanted(name)]
+            kept = [line for name, line in self.lines().items() if name != cell]
             texts = [json.dumps(line, ensure_ascii=False) + "\n" for line in kept]
             write_atomically(self.path, "".join(texts))

@@ -191,10 +191,9 @@ def _series(group: Sequence[Result], line: Lines) -> dict[str, list]:
         score = line.measure == "score"
         y = r.score if score else r.mean(f"measures.{line.measure}")
         if y is not None:
-            name = str(r.factors.get(line.by, "")) if line.by else r.arm
-            name = name if line.by else line.measure
+            name = str(r.factors.get(line.by, "")) if line.by else line.measure
             series.setdefault(name, []).append((x, y, r.spread if score else None))
-    return {name: points for name, points in series.items() if points}
+    return series
 
 
 def _mean_curve(curves: Sequence[Sequence[Mapping]], y: str) -> list[tuple]:

@@ -29,7 +29,6 @@ from pintern.interop.write import Export, write_export
 from pintern.prompts.task import Example
 from pintern.studies.diagnostics import FULL, with_task
 from pintern.studies.study import Done, lay_over
-from pintern.training.checkpoint import Checkpoints
 from pintern.training.loop import train
 from pintern.training.restore import restore_run
 
@@ -106,7 +105,8 @@ class Staleness:
         curve = [{"step": 0, **stale}]
         if not train(config, folder / "run"):
             raise StoppedError(f"Stopped by a signal; {folder} is saved. Run again to go on.")
-        for step in _kept_steps(folder / "run"):
+        # Those alone, since a signal's checkpoint stands wherever the run was stopped.
+        for step in [*range(self.every, self.steps, self.every), self.steps]:
             _, adapter, _ = restore_run(folder / "run", config, step)
             curve.append({"step": step, **scores(adapter, prompt)})
         mended = [point["step"] for point in curve if point["affected"] >= before - self.tolerance]
@@ -173,7 +173,7 @@ class Staleness:
         config, task = parts.config.copy_and_resolve_references(), parts.prompts.task
         if task.database is not None and not isinstance(task.database, str):
             raise UserError("Staleness needs a task with one database, or none.")
-        log = sum(1 for _ in (folder / "log.jsonl").open())
+        log = (folder / "log.jsonl").read_bytes().count(b"\n")
         defaults = default_config()
         overrides = {
             f"{group}.{field}": value
@@ -203,7 +203,7 @@ class Staleness:
             "distill.unlabelled": log,
             "checkpoint.every": self.every,
             "checkpoint.minutes": 0.0,
-            "checkpoint.keep": -(-self.steps // self.every) + 1,
+            "checkpoint.keep": self.steps + 1,
         }
         if not config.task.chat:
             overrides |= {
@@ -244,13 +244,6 @@ def _with(parts: Parts, **changes: Any) -> Parts:
 
 def _score(parts: Parts, adapter: Adapter | None, prompt: InferencePrompt) -> float:
     return evaluate(parts, adapter, prompt).scores.value
-
-
-def _kept_steps(run: Path) -> list[int]:
-    kept = Checkpoints(run / "checkpoints", writes=False)
-    steps = kept.steps
-    kept.close()
-    return steps
 
 
 def _jsonl(examples: Sequence[Example]) -> str:

@@ -173,11 +173,7 @@ class Cell:
     @property
     def name(self) -> str:
         """`<task>/<model>/<arm>/seed-<n>`: its folder below `cells/`, and what `--only` matches."""
-        return self.named(self.arm.name)
-
-    def named(self, arm: str) -> str:
-        """Name of the cell of another arm at this task, model and seed."""
-        return "/".join([slug(self.task), slug(self.model), slug(arm), f"seed-{self.seed}"])
+        return f"{slug(self.task)}/{slug(self.model)}/{slug(self.arm.name)}/seed-{self.seed}"
 
     def spec(self) -> dict[str, Any]:
         """All that decides what the cell gives, JSON-ready."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from pintern.report.accounting import pays_after
 from pintern.studies.across import Part
 from pintern.studies.results import Result
+from pintern.studies.statistics import RESAMPLES
 from pintern.studies.study import PaperTable, Study
 
 Column = tuple[str, Callable[[Result], str]]
@@ -146,7 +147,7 @@ def legend(study: Study, results: Sequence[Result]) -> str:
     if study.reference:
         parts.append(
             f"Δ and p: paired permutation test over examples against {study.reference!r} "
-            f"({statistics_note()}), Holm-corrected within each table."
+            f"({RESAMPLES:,} draws of signs), Holm-corrected within each table."
         )
     if study.none and study.prompted:
         parts.append(
@@ -170,13 +171,6 @@ def _scored_apart(results: Sequence[Result]) -> list[str]:
         for task, ways in found.items()
         if len(ways) > 1
     ]
-
-
-def statistics_note() -> str:
-    """How many draws."""
-    from pintern.studies.statistics import RESAMPLES
-
-    return f"{RESAMPLES:,} draws of signs"
 
 
 def paper_table(paper: PaperTable) -> tuple[list[str], list[list[str]]]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pintern.errors import UserError
+from pintern.errors import UserError, first_line
 
 Row = dict[str, Any]
 Reader = Callable[[], list[Row]]
@@ -168,10 +168,3 @@ def _named(splits: Iterable[str], where: str) -> dict[str, str]:
             )
         named[name] = split
     return named
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of what an error says, or its name; 200 characters at most."""
-    text = str(error).strip() or type(error).__name__
-    line = text.splitlines()[0]
-    return line if len(line) < 200 else line[:199] + "…"

@@ -201,8 +201,8 @@ def outcome_of(config: ConfigDict, workdir: Path) -> Outcome:
     """How a member stands, by its folder."""
     diverged = read_diverged(workdir)
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    loss = json.loads(lines[-1])["loss"] if lines else None
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""  # a kill may cut a line
+    loss = json.loads(whole.splitlines()[-1])["loss"] if whole else None
     if diverged is not None:
         return Outcome(workdir, "diverged", diverged["step"], loss, diverged["message"])
     step = max(saved_steps(workdir), default=0)

@@ -111,9 +111,8 @@ def _words_of(values: Sequence[Any]) -> list[str]:
         text if re.fullmatch(r"[\w.+-]{1,40}", text) else str(number)
         for number, text in enumerate(shown)
     ]
-    alike = len(set(words)) < len(
-        set(map(repr, values))
-    )  # as a text that is a number, and a text's number
+    # A text that is a number, and another text's number, would be one folder.
+    alike = len(set(words)) < len(set(map(repr, values)))
     return [str(number) for number in range(len(values))] if alike else words
 
 

@@ -1,7 +1,8 @@
 """A run's folder: claimed by one config and one base, and read back by them alone.
 
 config.json  base.json  examples.json  changes.jsonl  prompts/  checkpoints/  metrics.jsonl
-timings.jsonl  tensorboard/  eval/
+timings.jsonl  tensorboard/  eval/  and, of some runs, teacher/  teacher.jsonl  stages/  replaced/
+population.json  diverged.json
 """
 
 from __future__ import annotations

@@ -13,6 +13,8 @@ from pintern.errors import UserError
 from pintern.prompts.task import Example
 
 RESAMPLES = 2000
+_LEVEL = 0.95  # of the resampled scores, within the bounds
+_BOUNDS = ((1 - _LEVEL) / 2, (1 + _LEVEL) / 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,52 +81,41 @@ def grade_shares(
     return grade
 
 
-def bootstrap_interval(
-    per_example: Sequence[float], seed: int, level: float = 0.95
-) -> tuple[float, float]:
-    """Percentile bootstrap of the mean: the bounds between which `level` of the means lie.
+def bootstrap_interval(per_example: Sequence[float], seed: int) -> tuple[float, float]:
+    """Percentile bootstrap of the mean: the bounds between which 95 % of the means lie.
 
     Args:
       per_example: scores, of which there must be some.
       seed: of the resampling.
-      level: share of the resampled means within the bounds, between 0 and 1.
 
     Raises:
-      UserError: no scores, or another level.
+      UserError: no scores.
     """
     if not len(per_example):
         raise UserError("No scores to draw an interval for.")
-    _check_level(level)
     # Drawing how often each *distinct* score comes up is the same bootstrap, at a cost that for
     # right-or-wrong scores doesn't grow with the number of examples.
     values, counts = np.unique(np.asarray(per_example, np.float64), return_counts=True)
     total = int(counts.sum())
     draws = np.random.default_rng(seed).multinomial(total, counts / total, size=RESAMPLES)
-    low, high = np.quantile(draws @ values / total, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(draws @ values / total, _BOUNDS)
     return float(low), float(high)
 
 
-def score_interval(scores: Scores, seed: int, level: float = 0.95) -> tuple[float, float] | None:
+def score_interval(scores: Scores, seed: int) -> tuple[float, float] | None:
     """Percentile bootstrap of a score over its examples, a corpus score's too (Koehn, 2004).
 
     Args:
       scores: what a metric gave.
       seed: of the resampling.
-      level: see `bootstrap_interval`.
 
     Returns:
       The bounds; None for a corpus score that can't be computed again from parts (chrF).
     """
     if scores.pooled is not None:
-        _check_level(level)
         count = len(scores.per_example)
         random = np.random.default_rng(seed)
         values = [scores.pooled(random.integers(0, count, count)) for _ in range(RESAMPLES)]
-        low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(values, _BOUNDS)
         return float(low), float(high)
-    return bootstrap_interval(scores.per_example, seed, level) if scores.is_mean else None
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise UserError(f"level is {level}; it must be between 0 and 1.", "Use 0.95.")
+    return bootstrap_interval(scores.per_example, seed) if scores.is_mean else None

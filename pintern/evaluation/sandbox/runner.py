@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
@@ -133,27 +133,20 @@ def run_programs(
     *,
     limits: Limits | None = None,
     unconfined: bool = False,
-    workers: int | None = None,
-    progress: Callable[[int], None] | None = None,
 ) -> list[Verdict]:
-    """Judges each program by its problem's tests, several at a time; verdicts in the order given.
+    """Judges each program by its problem's tests, one per core at a time; in their order.
 
     Args:
       programs: source of each.
       problems: for each.
       limits: of each.
       unconfined: see `run_program`.
-      workers: how many at a time; one per core by default.
-      progress: told how many more are done.
     """
 
     def judge(pair: tuple[str, Problem]) -> Verdict:
-        verdict = run_program(*pair, limits=limits, unconfined=unconfined)
-        if progress:
-            progress(1)
-        return verdict
+        return run_program(*pair, limits=limits, unconfined=unconfined)
 
-    pool = ThreadPoolExecutor(workers or _cores())
+    pool = ThreadPoolExecutor(_cores())
     try:
         return list(pool.map(judge, zip(programs, problems, strict=True)))
     finally:
@@ -177,7 +170,8 @@ def run_program(
     """
     limits = limits or Limits()
     if len(program) > _MAX_PROGRAM:
-        return Verdict("error", f"a program of {len(program)} characters; the limit is 100000")
+        long = f"a program of {len(program)} characters; the limit is {_MAX_PROGRAM}"
+        return Verdict("error", long)
     job = {"program": program, **dataclasses.asdict(problem)}
     with tempfile.TemporaryDirectory(prefix="pintern-program-") as folder:
         return _run(json.dumps(job).encode(), folder, limits, () if unconfined else REQUIRED)

@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from pintern.errors import UserError
+from pintern.errors import UserError, first_line
 from pintern.hub import resolve_other
 from pintern.prompts.compressors.rates import TOLERANCE, check_rate
 from pintern.prompts.tokens import PieceTokenizer
@@ -119,9 +119,8 @@ def _load(model: str, encode: Callable[[str], list[int]]) -> Any:
             )
         package = Package()
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = (str(error).splitlines() or ["unreadable"])[0]
         raise UserError(
-            f"config.prompt.llmlingua_model={model} can't be loaded: {first_line}",
+            f"config.prompt.llmlingua_model={model} can't be loaded: {first_line(error)}",
             "Give a folder with config.json, safetensors and tokenizer, or a name on the hub.",
         ) from error
     package.model_name = _NAMES[config.model_type]

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from pintern.errors import UserError
+from pintern.errors import UserError, first_line
 from pintern.hub import resolve_other
 from pintern.progress import Progress
 from pintern.prompts.kept import held_by_all
@@ -74,9 +74,8 @@ def sentence_encoder(model: str) -> Encoder:
     try:
         made = SentenceTransformer(folder, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError) as error:
-        first_line = (str(error).splitlines() or ["unreadable"])[0]
         raise UserError(
-            f"config.prompt.sentence_model={model} can't be loaded: {first_line}",
+            f"config.prompt.sentence_model={model} can't be loaded: {first_line(error)}",
             "Give a folder or hub name of a sentence-transformers model.",
         ) from error
 
