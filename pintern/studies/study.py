@@ -267,8 +267,11 @@ def _cell(study: Study, row: Row, task: str, model: str, seed: int) -> Cell:
     arm = row.make(seed)
     config = arm.config.copy_and_resolve_references()
     config.seed = seed
+    prompt = arm.prompt
     for overrides in (study.tasks[task], study.models[model]):
         lay_over(config, overrides)
+        fields = [field for field in dataclasses.asdict(prompt) if f"eval.{field}" in overrides]
+        prompt = dataclasses.replace(prompt, **{field: config.eval[field] for field in fields})
     validate(config)
     measures = (*(study.measures if arm.trained else ()), *row.measures)
     names = [measure.name for measure in measures]
@@ -277,7 +280,7 @@ def _cell(study: Study, row: Row, task: str, model: str, seed: int) -> Cell:
             f"Arm {arm.name!r} has two measures of one name ({', '.join(names)}).",
             "Give one another, e.g. Transfer(shots=0, name='transfer_0').",
         )
-    arm = dataclasses.replace(arm, config=config)
+    arm = dataclasses.replace(arm, config=config, prompt=prompt)
     return Cell(task, model, seed, arm, dict(row.factors), measures)
 
 
