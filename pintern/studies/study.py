@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -223,8 +223,16 @@ def cells_of(study: Study) -> list[Cell]:
 
     Raises:
       UserError: an unknown config field or bad value, a seed among the overrides, two rows or
-        measures of one name, an arm that is named by the study and isn't there, an empty grid.
+        measures of one name, an arm that is named by the study and isn't there, an empty grid, one
+        thing where a tuple of them belongs.
     """
+    for what in ("rows", "seeds", "contrasts", "measures", "paper", "lines", "notes"):
+        _check_tuple(f"Study {study.name!r}", what, getattr(study, what))
+    for row in study.rows:
+        _check_tuple(f"A row of study {study.name!r}", "measures", row.measures)
+    for seed in study.seeds:
+        if not isinstance(seed, int):
+            raise UserError(f"Study {study.name!r} has the seed {seed!r}; give whole numbers.")
     for what in ("rows", "tasks", "models", "seeds"):
         if not getattr(study, what):
             raise UserError(f"Study {study.name!r} has no {what}.", "A grid needs at least one.")
@@ -261,6 +269,14 @@ def cells_of(study: Study) -> list[Cell]:
                 f"There are: {', '.join(sorted(arms))}.",
             )
     return cells
+
+
+def _check_tuple(whose: str, what: str, value: object) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(
+            f"{whose} has {what}={value!r:.60}, which is no tuple.",
+            f"A tuple of one item ends with a comma: {what}=(ITEM,).",
+        )
 
 
 def _cell(study: Study, row: Row, task: str, model: str, seed: int) -> Cell:
