@@ -107,8 +107,16 @@ def _watch(workdir: Path | None) -> None:
             f"--watch can't look into --workdir={WORKDIR.value}.",
             "Give a folder that it shares with training; or score the run without --watch.",
         )
+    from pintern.config import trains
     from pintern.training.watch import watch
+    from pintern.training.workdir import came_to_nothing, read_config
 
+    # What came to nothing may still be replaced by a run that trains.
+    if not came_to_nothing(workdir) and not trains(read_config(workdir)):
+        raise UserError(
+            f"--watch scores checkpoints, and {workdir} trains nothing: none will come.",
+            "Leave out --watch to score it.",
+        )
     complete = watch(
         workdir,
         signals,

@@ -190,6 +190,7 @@ def _facts(parts: "Parts", export: "Export", form: str, workdir: Path, step: int
         tokens_after=sum(after) / len(after),
         scores=_scores(workdir, step),
         measured=_measured(workdir),
+        chat_ends=(parts.tokenizer.eos, *parts.tokenizer.also_end) if task.chat else (),
     )
 
 
@@ -248,7 +249,8 @@ def _details(facts: "Facts", seed: int) -> dict[str, Any]:
         "prompt": {
             "text": facts.prompt,
             "shots": facts.shots,
-            "query_format": facts.query_format,
+            "query_format": None if facts.chat_ends else facts.query_format,
+            "chat": bool(facts.chat_ends),
             "bos": list(facts.bos),
         },
         "prompt_tokens": {

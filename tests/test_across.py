@@ -8,6 +8,7 @@ import pytest
 
 from experiments.arms import prompt_tuning
 from pintern.arms import arm_of
+from pintern.config import fingerprint
 from pintern.errors import UserError
 from pintern.evaluation.run import write_lines
 from pintern.studies.across import across_tasks, transfers_of
@@ -129,7 +130,8 @@ def test_scores_that_were_computed_in_several_ways_are_told(lines, tmp_path):
 def test_transfer_leaves_the_own_task_out_of_the_mean(lines, tmp_path):
     found, parts = tables(lines, tmp_path)
     title = "strong, 0 of the target's examples"
-    assert transfers_of(found) == {title: {"a": {"a": 90, "b": 11}, "b": {"a": 11, "b": 90}}}
+    matrix = {"a": {"a": 90, "b": 11}, "b": {"a": 11, "b": 90}}
+    assert transfers_of(study(), found) == {title: matrix}
     _, head, rows, below = parts[f"Transfer, nano: {title}"]
     assert head == ["trained on", "a", "b"]
     assert rows[-1] == ["mean of other sources", "11.0", "11.0"]
@@ -145,7 +147,23 @@ def test_transfer_to_a_task_that_a_study_gained_later_is_left_open(lines, tmp_pa
     assert head == ["trained on", "a", "b", "c"]
     assert [row[3] for row in rows] == ["5.0", "–", "5.0"]
     del first["measures"]["transfer"]["scores"]["c"]  # of one seed
-    assert "c" not in transfers_of(found)["strong, 0 of the target's examples"]["a"]
+    assert "c" not in transfers_of(study(), found)["strong, 0 of the target's examples"]["a"]
+
+
+def test_transfer_to_a_task_that_a_study_has_changed_since_is_left_out(lines, tmp_path):
+    asked = study()
+    for line in lines:
+        if line["measures"]:
+            line["measures"]["transfer"]["configs"] = {
+                cell.task: fingerprint(cell.arm.config)
+                for cell in cells_of(asked)
+                if (cell.arm.name, cell.seed) == (line["arm"], line["seed"])
+            }
+    changed = dataclasses.replace(asked, tasks={"a": {}, "b": {"task.max_test": 5}})
+    title = "strong, 0 of the target's examples"
+    found = results_of(changed, lines, tmp_path)
+    assert transfers_of(asked, found)[title]["a"] == {"a": 90, "b": 11}
+    assert transfers_of(changed, found)[title]["a"] == {"a": 90}
 
 
 def test_one_task_has_its_contrasts_alone(lines, tmp_path):

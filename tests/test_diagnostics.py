@@ -11,12 +11,13 @@ import pytest
 
 from pintern.adapters.adapter import Adapter, LoraPair
 from pintern.assemble import fresh_adapter
+from pintern.config import fingerprint
 from pintern.errors import UserError
 from pintern.evaluation.metrics import score_predictions
 from pintern.evaluation.run import InferencePrompt
 from pintern.models.shared_prefix import target_logits
 from pintern.prompts.task import Example
-from pintern.studies import staleness, statistics
+from pintern.studies import diagnostics, staleness, statistics
 from pintern.studies.divergence import divergence, negative_log_likelihood
 from pintern.studies.folder import finished_lines
 from pintern.studies.ledger import Ledger
@@ -25,6 +26,7 @@ from pintern.studies.report import write_report
 from pintern.studies.results import results_of
 from pintern.studies.runner import run_study
 from pintern.studies.staleness import Edit, Staleness
+from pintern.studies.study import cells_of
 from pintern.training.batches import Shape, make_batch
 from tests import tiny
 from tests.study_files import study_file
@@ -111,6 +113,32 @@ def test_every_measure_stands_in_the_ledger(measured):
     assert set(scores) == {"store", "depot"} and scores["store"] == line["score"]
     # An untrained arm has nothing of the kind.
     assert lines["store/nano/prompted/seed-0"]["measures"] == {}
+
+
+def test_transfer_goes_to_the_target_as_its_own_cell_has_it(tmp_path, monkeypatch):
+    """What the source's task sets and the target's doesn't has no place on the target."""
+    other = tmp_path / "other.txt"
+    other.write_text(tiny.TEMPLATE.replace("shelf", "place"))
+    depot = {"task.template": str(other), "task.max_test": 6, "eval.shots": 1}
+    tasks = {"store": {}, "depot": depot}
+    study = load_study(str(study_file(tmp_path / "file", tasks=tasks, arms=["ours"], reference="")))
+    store, away = (cell for cell in cells_of(study) if cell.seed == 1)
+    assert (store.arm.prompt.shots, away.arm.prompt.shots) == (0, 1)
+    asked = []
+
+    def evaluate(parts, adapter, prompt):
+        task = parts.prompts.task
+        asked.append((task.template, len(task.test), prompt.shots))
+        return SimpleNamespace(scores=SimpleNamespace(value=25.0))
+
+    monkeypatch.setattr(diagnostics, "evaluate", evaluate)
+    parts = tiny.parts()
+    own = SimpleNamespace(scores=SimpleNamespace(value=75.0))
+    measured = SimpleNamespace(parts=parts, adapter=None, evaluation=own)
+    found = diagnostics.Transfer()(SimpleNamespace(study=study, cell=away, measured=measured))
+    assert asked == [(tiny.TEMPLATE, len(parts.prompts.task.test), 0)]
+    assert found["scores"] == {"store": 25.0, "depot": 75.0}
+    assert found["configs"]["store"] == fingerprint(store.arm.config)
 
 
 def test_untrained_forgetting_is_the_same_before_training_wherever_it_is_measured(measured):

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from tiny_models import CONFIGS, random_adapter
 
 from pintern.adapters.adapter import Adapter
-from pintern.assemble import fresh_adapter
+from pintern.assemble import assemble, fresh_adapter
 from pintern.errors import UserError
 from pintern.interop.compare import Difference, compare
 from pintern.interop.manifest import read_manifest
@@ -309,6 +310,38 @@ def test_the_card_finds_the_base_from_anywhere(tmp_path, monkeypatch, model, nam
     wanted = json.dumps(named.format(here=tmp_path)) + pinned
     assert f"AutoModelForCausalLM.from_pretrained({wanted})" in card
     assert f"AutoTokenizer.from_pretrained({wanted})" in card
+
+
+def test_the_card_of_a_chat_asks_by_the_checkpoints_template(tmp_path, monkeypatch):
+    """Not by a format that nothing was trained in; what the snippet reads is what was trained."""
+    from absl import flags
+
+    from pintern import export as entry
+
+    folder = shutil.copytree(tiny.base(), tmp_path / "base")
+    template = "{% for m in messages %}<s>{{ m.role }}\n{{ m.content }}</s>{% endfor %}"
+    template += "{% if add_generation_prompt %}<s>assistant\n{% endif %}"
+    (folder / "chat_template.jinja").write_text(template)
+    changes = {"model__path": str(folder), "task__chat": True, "eval__keep_rate": 1.0}
+    parts = assemble(tiny.config(**changes))
+    flags.FLAGS.unparse_flags()
+    flags.FLAGS(["export", "--workdir=run", "--out=out", "--format=peft"])
+    made = entry._plan(parts, fresh_adapter(parts), "peft", "float32")
+    facts = entry._facts(parts, made, "peft", tmp_path, 1)
+    assert entry._details(facts, 0)["prompt"] == {
+        "text": tiny.TEMPLATE,
+        "shots": 0,
+        "query_format": None,
+        "chat": True,
+        "bos": list(parts.tokenizer.bos),
+    }
+    card = render_card(facts)
+    assert f"eos_token_id=[{parts.tokenizer.eos}], do_sample" in card
+    code = card[card.index("query = ") : card.index("made = model.generate")]
+    names = {"tokenizer": parts.tokenizer.tokenizer, "prompt": tiny.TEMPLATE}
+    exec(compile(code, "card", "exec"), names)
+    (row,) = parts.prompts.request_rows(parts.prompts.task.test[:1], 0)
+    assert names["ids"].tolist() == [[*parts.prompts.prefix(1.0), *row.tokens]]
 
 
 @pytest.mark.parametrize("family", ["bloom", "gpt_neox", "something"])

@@ -111,6 +111,23 @@ def test_the_index_of_a_large_pool_is_kept_and_a_broken_one_made_again(
     assert "is broken" not in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("file", ["data", "indices", "indptr"])
+def test_an_index_that_is_damaged_or_in_part_gone_is_made_again(
+    tmp_path, monkeypatch, capsys, file
+):
+    """The library reads a file of other bytes and the same length, and ranks by it."""
+    monkeypatch.setattr(lexical, "LARGE", 4)
+    fresh = BM25Retriever(POOL, tmp_path).neighbours(POOL, 3)
+    (kept,) = tmp_path.iterdir()
+    path = kept / f"{file}.csc.index.npy"
+    content = path.read_bytes()
+    for damage in (lambda: path.write_bytes(content[:-8] + bytes(8)), path.unlink):
+        damage()
+        assert BM25Retriever(POOL, tmp_path).neighbours(POOL, 3) == fresh
+        assert "is broken" in capsys.readouterr().err
+        assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize("kind", ["bm25", "dense"])
 def test_what_a_large_pools_items_are_shown_is_kept(kind, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pintern.prompts.retrievers.make.LARGE", 4)

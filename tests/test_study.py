@@ -419,6 +419,11 @@ def test_studies_that_make_no_grid_are_refused(tmp_path):
         ({"tasks": {"t": {"seed": 3}}}, "'t' sets config.seed"),
         ({"models": {"m": {"seed": 3}}}, "'m' sets config.seed"),
         ({"contrasts": (("direct",),)}, "a contrast is of two arms"),
+        ({"seeds": 3}, r"has seeds=3, which is no tuple.*seeds=\(ITEM,\)"),
+        ({"seeds": (0, "1")}, "has the seed '1'"),
+        ({"notes": "one"}, "has notes='one', which is no tuple"),
+        ({"measures": Transfer()}, r"has measures=Transfer\(.*which is no tuple"),
+        ({"rows": (Row(row.make, measures=Transfer()),)}, r"row of study 'tiny' has measures=Tr"),
         (
             {"rows": (Row(row.make, measures=(Transfer(), Transfer(shots=1))),)},
             r"two measures of one name \(transfer, transfer\)",

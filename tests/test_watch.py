@@ -8,6 +8,7 @@ import time
 import pytest
 import tiny
 
+from pintern.config import to_json
 from pintern.errors import UserError
 from pintern.training.signals import Signals
 from pintern.training.watch import checkpoint_steps, watch
@@ -128,3 +129,11 @@ def test_what_watching_is_not_for_is_told(flag, tmp_path):
     code, _, err = tiny.run("-m", "pintern.evaluate", "--watch", flag, f"--workdir={tmp_path}")
     assert code == 2
     assert flag.partition("=")[0] in err
+
+
+def test_a_run_that_trains_nothing_is_not_watched(tmp_path):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "config.json").write_text(to_json(tiny.config(adapter__targets=())))
+    code, _, err = tiny.run("-m", "pintern.evaluate", "--watch", f"--workdir={tmp_path}")
+    assert code == 2
+    assert f"{tmp_path} trains nothing" in err

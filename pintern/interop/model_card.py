@@ -51,6 +51,8 @@ class Facts:
       tokens_after: likewise at inference, virtual tokens included.
       scores: of the run's evaluations.
       measured: the run's entry in a study's summary.json, or None.
+      chat_ends: ids that end an answer where queries are written by the checkpoint's chat template;
+        empty where `query_format` writes them.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Facts:
     tokens_after: float
     scores: Sequence[Score]
     measured: Mapping[str, Any] | None
+    chat_ends: Sequence[int] = ()
 
 
 def render_card(facts: Facts) -> str:
@@ -175,20 +178,16 @@ def _loading(facts: Facts) -> str:
             lines.append("model = model.merge_and_unload()  # the soft prompt was trained with it")
     if "soft_prompt" in facts.parts:
         lines.append(f"model = PeftModel.from_pretrained(model, {folder['soft_prompt']})")
-    pieces = [f"{list(facts.bos)!r}"] if facts.bos else []
     if facts.prompt:
         # The text itself stands in pintern.json, which is read so that no quoting can spoil it.
         lines[0:0] = ["import json", ""]
         lines.append('prompt = json.load(open("pintern.json"))["details"]["prompt"]["text"]')
-        pieces.append('tokenizer(prompt, add_special_tokens=False)["input_ids"]')
-    pieces.append('tokenizer(query, add_special_tokens=False)["input_ids"]')
+    end = f"eos_token_id={list(facts.chat_ends)}, " if facts.chat_ends else ""
     lines += [
         "",
-        f"query = {facts.query_format!r}.replace('{{query}}', {facts.example!r})",
-        "# Piece by piece, as in training.",
-        f"ids = torch.tensor([{' + '.join(pieces)}])",
+        *_asking(facts),
         f"made = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), "
-        f"max_new_tokens={facts.max_new_tokens}, do_sample=False)",
+        f"max_new_tokens={facts.max_new_tokens}, {end}do_sample=False)",
         "print(tokenizer.decode(made[0, ids.shape[1]:], skip_special_tokens=True))",
     ]
     code = "\n".join(lines)
@@ -206,6 +205,27 @@ def _loading(facts: Facts) -> str:
             "and `--config.adapter.init_from=THIS_FOLDER` goes on training from it."
         )
     return text
+
+
+def _asking(facts: Facts) -> list[str]:
+    """Lines that make `ids` of the example, as in training."""
+    if facts.chat_ends:
+        system = '{"role": "system", "content": prompt}, ' if facts.prompt else ""
+        return [
+            f"query = {facts.example!r}",
+            f'messages = [{system}{{"role": "user", "content": query}}]',
+            "ids = tokenizer.apply_chat_template(",
+            '    messages, add_generation_prompt=True, return_dict=True, return_tensors="pt"',
+            ')["input_ids"]',
+        ]
+    pieces = [f"{list(facts.bos)!r}"] if facts.bos else []
+    names = ["prompt"] * bool(facts.prompt) + ["query"]
+    pieces += [f'tokenizer({name}, add_special_tokens=False)["input_ids"]' for name in names]
+    return [
+        f"query = {facts.query_format!r}.replace('{{query}}', {facts.example!r})",
+        "# Piece by piece, as in training.",
+        f"ids = torch.tensor([{' + '.join(pieces)}])",
+    ]
 
 
 def _prompt(facts: Facts) -> str:

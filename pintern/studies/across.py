@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from pintern.config import fingerprint
 from pintern.studies import statistics
 from pintern.studies.results import Result, by_every_seed, example_scores, read_predictions
-from pintern.studies.study import Study
+from pintern.studies.study import Study, cells_of
 
 Part = tuple[str, list[str], list[list[str]], str]
 """Heading, column heads, cells, and what stands below the table."""
@@ -25,7 +27,7 @@ def across_tasks(study: Study, results: Sequence[Result], workdir: Path) -> list
         parts += [_scores(model, tasks, here)] if several else []
         contrasts = _contrasts(study, model, here, workdir)
         parts += [contrasts] if contrasts[2] else []
-        parts += _transfers(model, tasks, here) if several else []
+        parts += _transfers(study, model, tasks, here) if several else []
     return parts
 
 
@@ -100,25 +102,45 @@ def _examples(result: Result, workdir: Path) -> dict[int, dict[Hashable, float]]
     }
 
 
-def transfers_of(results: Sequence[Result]) -> dict[str, dict[str, dict[str, float]]]:
-    """Panel to source to target to mean score over seeds; a panel is an arm and its examples."""
+def transfers_of(study: Study, results: Sequence[Result]) -> dict[str, dict[str, dict[str, float]]]:
+    """Panel to source to target to mean score over seeds; a panel is an arm and its examples.
+
+    A score on a task that the study has changed since is left out.
+    """
+    now = {
+        (cell.arm.name, cell.model, cell.seed, cell.task): fingerprint(cell.arm.config)
+        for cell in cells_of(study)
+    }
     panels: dict[str, dict[str, dict[str, float]]] = {}
     for r in results:
         for name in [name for name in r.first["measures"] if name.startswith("transfer")]:
-            every = [line["measures"][name] for line in r.lines.values()]
-            panel = f"{r.arm}, {every[0]['shots']} of the target's examples"
+            every = {seed: line["measures"][name] for seed, line in r.lines.items()}
+            first = r.first["measures"][name]
+            panel = f"{r.arm}, {first['shots']} of the target's examples"
             panels.setdefault(panel, {})[r.task] = {
-                target: float(np.mean([found["scores"][target] for found in every]))
-                for target in every[0]["scores"]
-                if all(target in found["scores"] for found in every)
+                target: float(np.mean([found["scores"][target] for found in every.values()]))
+                for target in first["scores"]
+                if all(
+                    target in found["scores"]
+                    and _same(found, target, now.get((r.arm, r.model, seed, target)))
+                    for seed, found in every.items()
+                )
             }
     return panels
 
 
-def _transfers(model: str, tasks: Sequence[str], results: Sequence[Result]) -> list[Part]:
+def _same(found: Mapping[str, Any], target: str, now: str | None) -> bool:
+    """Whether the target's cell is as it was; a line of before that was told counts as such."""
+    then = found.get("configs", {}).get(target)
+    return None in (then, now) or then == now
+
+
+def _transfers(
+    study: Study, model: str, tasks: Sequence[str], results: Sequence[Result]
+) -> list[Part]:
     parts: list[Part] = []
-    for panel, matrix in transfers_of(results).items():
-        # A cell that was run before the study had a task has no score on it.
+    for panel, matrix in transfers_of(study, results).items():
+        # A cell that was run before the study had a task, or changed it, has no score on it.
         targets = list(dict.fromkeys(t for scores in matrix.values() for t in scores))
         rows = [
             [s, *(f"{matrix[s][t]:.1f}" if t in matrix[s] else "–" for t in targets)]

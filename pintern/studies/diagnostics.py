@@ -10,11 +10,11 @@ from typing import Any
 
 from pintern.adapters.adapter import Adapter
 from pintern.assemble import Parts, assemble
-from pintern.config import validate
+from pintern.config import fingerprint, validate
 from pintern.evaluation.latency import measure_latency
 from pintern.evaluation.run import InferencePrompt, evaluate, make_generator, test_rows
 from pintern.studies.divergence import divergence, negative_log_likelihood
-from pintern.studies.study import Done, Overrides, lay_over
+from pintern.studies.study import Cell, Done, Overrides, cells_of, lay_over
 from pintern.training.restore import stage_adapters
 
 FULL = 1.0
@@ -87,7 +87,7 @@ class Forgetting:
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """The trained adapter on all of the study's tasks, behind the arm's inference prompt there.
+    """The trained adapter on all of the study's tasks, as the arm's cell there would be scored.
 
     Attributes:
       shots: of the target task's examples, in place of the arm's own number.
@@ -98,18 +98,27 @@ class Transfer:
     name: str = "transfer"
 
     def __call__(self, done: Done) -> dict[str, Any]:
-        """`scores`: task to score, its own among them; `shots`."""
-        prompt, scores = done.cell.arm.prompt, {}
-        if self.shots is not None:
-            prompt = dataclasses.replace(prompt, shots=self.shots)
-        for task, overrides in done.study.tasks.items():
-            if task == done.cell.task and prompt == done.cell.arm.prompt:
-                scores[task] = done.measured.evaluation.scores.value
+        """`scores`: task to score, its own among them; `shots`; and by which `configs`, so that a
+        report leaves out what was scored on a task that the study has changed since."""
+        parts, own = done.measured.parts, done.cell
+        scores, configs = {}, {}
+        for cell in cells_of(done.study):
+            if cell.name != dataclasses.replace(own, task=cell.task).name:
                 continue
-            model = done.study.models[done.cell.model]
-            parts = with_task(done.measured.parts, {**overrides, **model})
-            scores[task] = evaluate(parts, done.measured.adapter, prompt).scores.value
-        return {"scores": scores, "shots": prompt.shots}
+            prompt = self._prompt(cell)
+            if cell.task == own.task and prompt == own.arm.prompt:
+                found = done.measured.evaluation
+            else:
+                # Of the target's own config: what the source's task sets has no place there.
+                there = assemble(cell.arm.config, base=(parts.checkpoint, parts.tokenizer))
+                found = evaluate(there, done.measured.adapter, prompt)
+            scores[cell.task] = found.scores.value
+            configs[cell.task] = fingerprint(cell.arm.config)
+        return {"scores": scores, "shots": self._prompt(own).shots, "configs": configs}
+
+    def _prompt(self, cell: Cell) -> InferencePrompt:
+        prompt = cell.arm.prompt
+        return prompt if self.shots is None else dataclasses.replace(prompt, shots=self.shots)
 
 
 @dataclasses.dataclass(frozen=True)

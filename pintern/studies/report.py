@@ -69,7 +69,7 @@ def write_report(study: Study, workdir: Path, *, command: str) -> tuple[str, Pat
             across={title: tuple(table) for title, *table in across},
             papers={p.source: (*tables.paper_table(p), p.note) for p in study.paper},
             notes=study.notes,
-            pictures=_across(results, report),
+            pictures=_across(study, results, report),
             config=first.arm.config.to_dict(),
             changes=_changes(by_name.values(), first),
             command=command,
@@ -235,11 +235,11 @@ def _staleness(result: Result) -> dict[str, list[tuple]]:
     return {name: _mean_curve(curves, name) for name in ("affected", "other")}
 
 
-def _across(results: Sequence[Result], report: Path) -> dict[str, Path]:
+def _across(study: Study, results: Sequence[Result], report: Path) -> dict[str, Path]:
     """Transfer between tasks, one heat map for each model."""
     pictures = {}
     for model in dict.fromkeys(r.model for r in results):
-        panels = transfers_of([r for r in results if r.model == model])
+        panels = transfers_of(study, [r for r in results if r.model == model])
         if panels:
             path = report / f"transfer-{slug(model)}.png"
             metrics = {r.first["metric"] for r in results}

@@ -22,7 +22,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -219,8 +219,16 @@ def cells_of(study: Study) -> list[Cell]:
 
     Raises:
       UserError: an unknown config field or bad value, a seed among the overrides, two rows or
-        measures of one name, an arm that is named by the study and isn't there, an empty grid.
+        measures of one name, an arm that is named by the study and isn't there, an empty grid, one
+        thing where a tuple of them belongs.
     """
+    for what in ("rows", "seeds", "contrasts", "measures", "paper", "lines", "notes"):
+        _check_tuple(f"Study {study.name!r}", what, getattr(study, what))
+    for row in study.rows:
+        _check_tuple(f"A row of study {study.name!r}", "measures", row.measures)
+    for seed in study.seeds:
+        if not isinstance(seed, int):
+            raise UserError(f"Study {study.name!r} has the seed {seed!r}; give whole numbers.")
     for what in ("rows", "tasks", "models", "seeds"):
         if not getattr(study, what):
             raise UserError(f"Study {study.name!r} has no {what}.", "A grid needs at least one.")
@@ -259,12 +267,23 @@ def cells_of(study: Study) -> list[Cell]:
     return cells
 
 
+def _check_tuple(whose: str, what: str, value: object) -> None:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise UserError(
+            f"{whose} has {what}={value!r:.60}, which is no tuple.",
+            f"A tuple of one item ends with a comma: {what}=(ITEM,).",
+        )
+
+
 def _cell(study: Study, row: Row, task: str, model: str, seed: int) -> Cell:
     arm = row.make(seed)
     config = arm.config.copy_and_resolve_references()
     config.seed = seed
+    prompt = arm.prompt
     for overrides in (study.tasks[task], study.models[model]):
         lay_over(config, overrides)
+        fields = [field for field in dataclasses.asdict(prompt) if f"eval.{field}" in overrides]
+        prompt = dataclasses.replace(prompt, **{field: config.eval[field] for field in fields})
     validate(config)
     measures = (*(study.measures if arm.trained else ()), *row.measures)
     names = [measure.name for measure in measures]
@@ -273,7 +292,7 @@ def _cell(study: Study, row: Row, task: str, model: str, seed: int) -> Cell:
             f"Arm {arm.name!r} has two measures of one name ({', '.join(names)}).",
             "Give one another, e.g. Transfer(shots=0, name='transfer_0').",
         )
-    arm = dataclasses.replace(arm, config=config)
+    arm = dataclasses.replace(arm, config=config, prompt=prompt)
     return Cell(task, model, seed, arm, dict(row.factors), measures)
 
 

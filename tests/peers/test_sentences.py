@@ -1,5 +1,7 @@
 """Retrieval by a sentence-transformers model, a tiny random one made here."""
 
+import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -99,3 +101,13 @@ def test_vectors_are_kept_by_what_the_model_is(model, tmp_path):
 def test_a_model_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=r"sentence_model=.*absent can't be loaded"):
         sentence_encoder(str(tmp_path / "absent"))
+
+
+def test_a_model_that_batches_no_texts_is_told(model, tmp_path):
+    """A causal model's tokenizer mostly has no padding token; its folder loads all the same."""
+    shutil.copytree(Path(model).parent / "plain", tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "tokenizer_config.json"
+    options = json.loads(path.read_text())
+    path.write_text(json.dumps({**options, "pad_token": None}))
+    with pytest.raises(UserError, match=r"sentence_model=.* has no padding token"):
+        sentence_encoder(str(tmp_path))

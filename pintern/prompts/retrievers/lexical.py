@@ -23,6 +23,8 @@ from pintern.prompts.retrievers.vectors import digest
 if TYPE_CHECKING:
     from bm25s import BM25
 
+_SUM = "sha256"  # file of an index that is kept
+
 # Characters of scripts that write no spaces (Thai, Lao, Burmese, Khmer, kana, Han): each is a word,
 # since a whole sentence would be one, which no other sentence shares.
 _ALONE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -90,23 +92,31 @@ def _kept_index(pool: Sequence[str], cache: Path) -> BM25:
     """The index from the folder where it is there, else made and put there, whole or not at all."""
     bm25s = _library()
     path = cache / f"bm25-{digest([bm25_identity(pool), *pool])}"
-    try:
-        return bm25s.BM25.load(path, show_progress=False)
-    except FileNotFoundError:
-        pass
-    except Exception as error:  # what a broken file raises is anybody's guess
-        print(f"{path} is broken ({error}); it is made again.", file=sys.stderr)
-        shutil.rmtree(path, ignore_errors=True)
+    if path.exists():
+        try:
+            # Its files carry no checksums of their own: a damaged one may give other examples.
+            if (path / _SUM).read_text() != _sum_of(path):
+                raise ValueError("not what was written")
+            return bm25s.BM25.load(path, show_progress=False)
+        except Exception as error:  # what a broken file raises is anybody's guess
+            print(f"{path} is broken ({error}); it is made again.", file=sys.stderr)
+            shutil.rmtree(path, ignore_errors=True)
     made = _index(pool)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         made.save(temporary, show_progress=False)
+        (temporary / _SUM).write_text(_sum_of(temporary))
         temporary.rename(path)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not path.is_dir():  # else another process was quicker
             print(f"The index can't be kept in {cache}: {error.strerror}.", file=sys.stderr)
     return made
+
+
+def _sum_of(folder: Path) -> str:
+    files = sorted(path for path in folder.iterdir() if path.name != _SUM)
+    return digest(part for path in files for part in (path.name, path.read_bytes()))
 
 
 def _words(text: str) -> list[str]:

@@ -78,6 +78,13 @@ def sentence_encoder(model: str) -> Encoder:
             f"config.prompt.sentence_model={model} can't be loaded: {first_line(error)}",
             "Give a folder or hub name of a sentence-transformers model.",
         ) from error
+    # A causal model, which loads all the same. Static embeddings have no such attribute.
+    if getattr(made.tokenizer, "pad_token", "") is None:
+        raise UserError(
+            f"config.prompt.sentence_model={model} has no padding token, which batches of texts "
+            "need.",
+            "Give a folder or hub name of a sentence-transformers model.",
+        )
 
     def encode(texts: Sequence[str]) -> np.ndarray:
         vectors = made.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
