@@ -207,21 +207,24 @@ def fresh_adapter(parts: Parts) -> Adapter:
     return Adapter(lora, soft_prompt, scale=scale, dropout=fields.dropout)
 
 
-def check_context(parts: Parts, prefix: int, row: int, name: str) -> None:
+def check_context(parts: Parts, prefix: int, row: int, name: str, *, new: int = 0) -> None:
     """Refuses a prompt that is longer than the model's context.
 
     Args:
       parts: whose model.
       prefix: tokens of soft prompt, BOS and template.
-      row: tokens of the longest row, new tokens included.
+      row: tokens of the longest row.
       name: which example and where, for the message.
+      new: tokens that may be generated behind it.
     """
-    limit = parts.checkpoint.config.max_positions
-    if prefix + row > limit:
+    limit, whole = parts.checkpoint.config.max_positions, prefix + row + new
+    if whole > limit:
+        generated = f", {new} of config.eval.max_new_tokens" if new else ""
+        fewer = " fewer new tokens," if new else ""
         raise UserError(
-            f"{name} is {prefix + row} tokens long ({prefix} of prefix, {row} of row); the model's "
-            f"context is {limit}.",
-            "Use fewer shots, a lower keep rate, a shorter template, or drop the example.",
+            f"{name} is {whole} tokens long ({prefix} of prefix, {row} of row{generated}); the "
+            f"model's context is {limit}.",
+            f"Use fewer shots,{fewer} a lower keep rate, a shorter template, or drop the example.",
         )
 
 

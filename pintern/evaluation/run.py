@@ -141,8 +141,9 @@ def test_rows(parts: Parts, prompt: InferencePrompt) -> list[Row]:
     check_context(
         parts,
         len(parts.prompts.prefix(prompt.keep_rate)) + parts.config.adapter.soft_prompt,
-        len(rows[longest].tokens) + parts.config.eval.max_new_tokens,
+        len(rows[longest].tokens),
         f"Test example {test[longest].id} at τ={prompt.keep_rate:g} with {prompt.shots} shots",
+        new=parts.config.eval.max_new_tokens,
     )
     return rows
 

@@ -72,4 +72,8 @@ def _check(
     rows = [prompts.renderer.row(*each) for each in zip(pieces, found, strict=True)]
     lengths = [max(len(row.tokens), row.start + new) for row in rows]
     longest = int(np.argmax(lengths))
-    check_context(parts, prefix, lengths[longest], f"{names[longest]} {where}")
+    row, name = rows[longest], f"{names[longest]} {where}"
+    if len(row.tokens) == lengths[longest]:
+        check_context(parts, prefix, len(row.tokens), name)
+    else:
+        check_context(parts, prefix, row.start, name, new=new)

@@ -89,8 +89,9 @@ def check_distillation(parts: Parts) -> None:
     check_context(
         parts,
         len(prompts.prefix(1.0)) + (config.adapter.soft_prompt if adapted else 0),
-        len(rows[longest].tokens) + config.eval.max_new_tokens,
+        len(rows[longest].tokens),
         f"Query {asked[longest].id} in the teacher's prompt",
+        new=config.eval.max_new_tokens,
     )
 
 
