@@ -80,7 +80,7 @@ def get_study(argument=""):
         prompted="prompted" if "prompted" in settings["arms"] else "",
         measures=tuple(kinds[name] for name in settings["measures"]),
         paper=(PaperTable("a paper | table 1", ("MBPP",), {"ours": (78.1,), "theirs": (None,)}),),
-        lines=(Lines(x="stages"),),
+        lines=(Lines(x="stages"),) if {"direct", "ours"} & set(settings["arms"]) else (),
         notes=("Eight steps teach nothing.",),
     )
 """

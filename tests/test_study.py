@@ -343,7 +343,7 @@ def test_a_report_has_the_prices_and_the_factors_that_the_study_has_now(finished
     study, workdir = finished
     dear = PriceList(input=30.0, cached_input=3.0, output=150.0)
     rows = tuple(dataclasses.replace(row, factors={"size": 7}) for row in study.rows)
-    changed = dataclasses.replace(study, prices=dear, usd_per_hour=1.0, rows=rows)
+    changed = dataclasses.replace(study, prices=dear, usd_per_hour=1.0, rows=rows, lines=())
     before, after = (
         {name: line for name, (_, line) in finished_lines(each, workdir).items()}
         for each in (study, changed)
@@ -419,6 +419,8 @@ def test_studies_that_make_no_grid_are_refused(tmp_path):
         ({"tasks": {"t": {"seed": 3}}}, "'t' sets config.seed"),
         ({"models": {"m": {"seed": 3}}}, "'m' sets config.seed"),
         ({"contrasts": (("direct",),)}, "a contrast is of two arms"),
+        ({"lines": (Lines(x="stage"),)}, "lines over 'stage'.*There are: stages"),
+        ({"lines": (Lines(x="stages", by="pace"),)}, "lines over 'pace'"),
         ({"seeds": 3}, r"has seeds=3, which is no tuple.*seeds=\(ITEM,\)"),
         ({"seeds": (0, "1")}, "has the seed '1'"),
         ({"notes": "one"}, "has notes='one', which is no tuple"),

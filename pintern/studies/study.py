@@ -219,8 +219,8 @@ def cells_of(study: Study) -> list[Cell]:
 
     Raises:
       UserError: an unknown config field or bad value, a seed among the overrides, two rows or
-        measures of one name, an arm that is named by the study and isn't there, an empty grid, one
-        thing where a tuple of them belongs.
+        measures of one name, an arm or a factor that the study names and no row has, an empty grid,
+        one thing where a tuple of them belongs.
     """
     for what in ("rows", "seeds", "contrasts", "measures", "paper", "lines", "notes"):
         _check_tuple(f"Study {study.name!r}", what, getattr(study, what))
@@ -263,6 +263,13 @@ def cells_of(study: Study) -> list[Cell]:
             raise UserError(
                 f"Study {study.name!r} names the arm {name!r}, which none of its rows makes.",
                 f"There are: {', '.join(sorted(arms))}.",
+            )
+    factors = {name for row in study.rows for name in row.factors}
+    for name in (name for line in study.lines for name in (line.x, line.by)):
+        if name and name not in factors:
+            raise UserError(
+                f"Study {study.name!r} draws lines over {name!r}, a factor of none of its rows.",
+                f"There are: {', '.join(sorted(factors)) or 'none'}.",
             )
     return cells
 
