@@ -219,13 +219,16 @@ def test_staleness_scores_by_the_tasks_settings_and_keeps_every_point(tmp_path, 
     assert (trained[0].checkpoint.minutes, trained[0].checkpoint.keep) == (0, 11)
 
 
-def test_an_edit_that_changes_nothing_is_refused(tmp_path):
+def test_an_edit_that_changes_nothing_is_refused(measured, tmp_path):
+    study, workdir = measured
+    runs = tiny.copy_of(workdir, tmp_path / "runs")  # trained: it is scored again alone
     for edit, message in (
         (Edit("no such line", "x", "shelf", "y", ()), "no 'no such line'"),
         (Edit("bolts lie", "bolts stand", "no such answer", "y", ()), "change 0"),
     ):
+        bad = dataclasses.replace(study, measures=(Staleness((edit,)),))
         with pytest.raises(UserError, match=message):
-            Staleness((edit,))._write(tiny.parts(), tmp_path)
+            run_study(bad, runs, only=["store/*/ours/*"], redo=["*"])
 
 
 def test_permutation_p_is_exact_for_few_examples():
