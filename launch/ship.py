@@ -44,4 +44,5 @@ def archive(root: Path) -> tuple[bytes, str]:
             entry.mode = 0o755 if (root / name).stat().st_mode & 0o100 else 0o644
             tar.addfile(entry, io.BytesIO(content))
     fingerprint = hashlib.sha256(packed.getvalue()).hexdigest()[:12]
-    return gzip.compress(packed.getvalue(), mtime=0), fingerprint
+    # The fastest level: the ninth takes four times as long, for 4 % less to send.
+    return gzip.compress(packed.getvalue(), compresslevel=1, mtime=0), fingerprint

@@ -2,6 +2,7 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -97,7 +98,8 @@ def guessed(known, text, made, length=3) -> list[int]:
     padded = np.asarray([*[-1] * CONTEXT, *text], np.int32)
     chosen = np.asarray([*made, *[EOS] * 5], np.int32)
     arguments = (jnp.asarray(x) for x in (known_tokens(known, EOS), padded, chosen))
-    return guess(*arguments, jnp.int32(len(made)), length).tolist()
+    program = jax.jit(guess, static_argnums=4)
+    return program(*arguments, jnp.int32(len(made)), length).tolist()
 
 
 def test_the_longest_agreement_is_followed_and_of_equal_ones_the_last():

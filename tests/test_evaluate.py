@@ -1,6 +1,7 @@
 """A run's checkpoint is scored, with and without its adapter, behind any prompt of its ladder."""
 
 import dataclasses
+import functools
 import json
 import re
 from collections import Counter
@@ -23,7 +24,9 @@ from pintern.training.workdir import read_config
 ALONE = InferencePrompt(0.0, 0)
 
 
+@functools.cache
 def restored(**how):
+    """Read once: tests replace what they change."""
     run = tiny.trained_run()
     return restore_run(run, read_config(run), **how)
 

@@ -245,7 +245,7 @@ def test_a_run_is_submitted_followed_and_its_end_handed_on(launch):
     calls = launch.calls.read_text().splitlines()
     assert calls[0].startswith("gcloud container clusters get-credentials c --location=l")
     assert not any(str(os.path.expanduser("~/.kube")) in call for call in calls)
-    code, _, err = launch(end="Failed")
+    code, _, err = launch(looks=1, end="Failed")
     assert code == 1
     assert "Failed: said why" in err
 
@@ -254,7 +254,7 @@ def test_a_look_that_fails_once_does_not_end_the_launcher(launch):
     """A run is followed for days."""
     lost = launch.calls.with_name("lost")
     lost.touch()
-    code, _, err = launch()
+    code, _, err = launch(looks=1)
     assert code == 0, err
     assert "Completed: said why" in err
     assert not lost.exists()

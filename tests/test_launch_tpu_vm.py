@@ -251,7 +251,11 @@ def test_a_failing_worker_stops_the_others_and_its_log_is_shown(replay):
 
 def test_a_second_launch_attaches_and_a_killed_one_leaves_the_run(replay):
     cloud = replay(lives=[[UP]])
-    code = 'echo x >>"${0#--workdir=}"; for i in 1 2 3 4 5 6 7 8; do echo "line $i"; sleep 1; done'
+    # Slow at its first start alone, on two workers, to be attached to.
+    code = (
+        'echo x >>"${0#--workdir=}"; n=$(wc -l <"${0#--workdir=}");'
+        ' for i in 1 2 3 4 5 6 7 8; do echo "line $i"; [ "$n" -gt 2 ] || sleep 1; done'
+    )
     first = cloud.start(code)
     assert first.stdout.readline() == "line 1\n"
     first.kill()

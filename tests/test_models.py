@@ -38,10 +38,16 @@ def compiled(decoder: Decoder):
     return step
 
 
+@jax.jit
+def read(decoder: Decoder, ids):
+    """A whole sequence's logits `[slot, vocab]`, and its cache."""
+    hidden, cache = decoder(ids[None, None], jnp.arange(len(ids))[None, None])
+    return decoder.logits(hidden)[0, 0], cache
+
+
 def full_logits(checkpoint: Checkpoint, ids: list[int]) -> np.ndarray:
     """One pass over the whole sequence, `[slot, vocab]`."""
-    hidden, _ = checkpoint.decoder(jnp.array([[ids]]), jnp.arange(len(ids))[None, None])
-    return np.asarray(checkpoint.decoder.logits(hidden)[0, 0])
+    return np.asarray(read(checkpoint.decoder, jnp.array(ids))[0])
 
 
 def mean_nll(logits: np.ndarray, ids: list[int]) -> float:
@@ -58,11 +64,11 @@ def greedy(checkpoint: Checkpoint, ids: list[int], steps: int) -> tuple[list[int
       the continuation, and the logits `[step, vocab]` that it was picked from.
     """
     decoder = checkpoint.decoder
-    hidden, cache = decoder(jnp.array([[ids]]), jnp.arange(len(ids))[None, None])
+    whole, cache = read(decoder, jnp.array(ids))
     cache = cache.with_room(steps)
 
     step = compiled(decoder)
-    logits = [decoder.logits(hidden)[0, 0, -1]]
+    logits = [whole[-1]]
     tokens = [int(logits[-1].argmax())]
     while len(tokens) < steps:
         position = len(ids) + len(tokens) - 1

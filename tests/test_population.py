@@ -155,6 +155,9 @@ class Steps:
         self.graph, self.base = nnx.split(tiny_models.random_decoder(family))
         adapter = tiny_models.random_adapter(family, virtual=virtual, dropout=dropout)
         adapter = adapter if lora else adapter.replace(lora={})
+        if dropout:  # each map's mask makes the program longer, and two show what all do
+            pairs = {name: adapter.lora[name] for name in ("attention.query", "mlp.down")}
+            adapter = adapter.replace(lora=pairs)
         self.configs = [tiny.config(**MEMBERS[0]), tiny.config(**MEMBERS[2])]
         self.adapters = [adapter, jax.tree.map(lambda x: 0.7 * x, adapter)]
         rng = np.random.default_rng(3)

@@ -98,7 +98,7 @@ def expected(family: str, virtual: int):
 
 
 @families
-@pytest.mark.parametrize(("where", "seed"), PLACES)
+@pytest.mark.parametrize(("where", "seed"), [("lanes", 0), *PLACES])
 def test_it_equals_the_plain_concatenation_of_every_row(family, virtual, where, seed):
     adapter = random_adapter(family, virtual=virtual)
     (value, tokens), grads = shared(family, adapter, *weighted(where, seed))
@@ -109,7 +109,7 @@ def test_it_equals_the_plain_concatenation_of_every_row(family, virtual, where, 
 
 
 def test_without_prefix_and_soft_prompt_the_rows_first_token_is_predicted_by_nothing():
-    batch, counts = weighted("right", 0)
+    batch, counts = weighted("lanes", 0)
     counts = (counts > 0).astype(jnp.float32)
     none = batch.replace(
         prefix_tokens=batch.prefix_tokens[:, :0], prefix_valid=batch.prefix_valid[:, :0]
@@ -133,7 +133,7 @@ def test_a_step_descends_the_weighted_mean_over_concatenations(accumulate):
     family, virtual = "llama", 3
     graph, base = nnx.split(model(family))
     adapter = random_adapter(family, virtual=virtual)
-    batch = weighted("right", 0)[0]
+    batch = weighted("lanes", 0)[0]
     labelled = np.array([[1, 0, 0], [1, 1, 0]], np.float32)  # the third row is padding
     batches = jax.tree.map(lambda x: x[None], TrainBatch(student=batch, labelled=labelled))
     if accumulate == 2:  # group by group
@@ -174,7 +174,7 @@ def test_a_step_descends_the_weighted_mean_over_concatenations(accumulate):
 def test_without_weight_it_is_not_there():
     graph, base = nnx.split(model("llama"))
     adapter = random_adapter("llama")
-    batch = TrainBatch(student=make_batch("right", 0), labelled=jnp.ones((2, 3)))
+    batch = TrainBatch(student=make_batch("lanes", 0), labelled=jnp.ones((2, 3)))
     batches = jax.tree.map(lambda x: x[None], batch)
     state = TrainState(adapter, optax.sgd(1.0).init(adapter))
     _, metrics = jax.eval_shape(

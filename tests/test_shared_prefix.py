@@ -35,6 +35,8 @@ PLACES = [
     *(("right", 0), ("left", 1), ("packed", 8)),
     *(("anywhere", seed) for seed in range(2, 8)),
 ]
+# Of a batch's arrays, what a row is read by; targets of another shape would be another program.
+READ = ("prefix_tokens", "prefix_valid", "pack_tokens", "pack_rows")
 
 family = pytest.mark.parametrize("family", list(EVERY_FAMILY))
 # Two families with and without a soft prompt; the others with one, which is the harder case.
@@ -114,7 +116,7 @@ def shared(family: str, adapter: Adapter, batch: Batch):
 
 def padded(tokens: np.ndarray, room: int, rng, where: str) -> tuple[np.ndarray, np.ndarray]:
     """`tokens` spread over `room` slots, and which slots hold them. Padding holds random tokens."""
-    start = {"right": 0, "left": room - len(tokens)}.get(where)
+    start = {"right": 0, "lanes": 0, "left": room - len(tokens)}.get(where)
     if start is None:
         places = np.sort(rng.choice(room, len(tokens), replace=False))
     else:
@@ -127,8 +129,8 @@ def padded(tokens: np.ndarray, room: int, rng, where: str) -> tuple[np.ndarray, 
 def make_batch(where: str, seed: int) -> Batch:
     """The sequences in one padded batch: room for 6 prefix and 8 row tokens, 3 rows, 4 targets.
 
-    Each row has a lane of its own where padding is on the right; else all rows are one lane, whose
-    targets stand in any order. `packed` is three rows to a pack of 16 slots, two packs to the lane.
+    All rows are one lane, whose targets stand in any order; `lanes` is padding on the right with a
+    lane to each row. `packed` is three rows to a pack of 16 slots, two packs to the lane.
     """
     if where == "packed":
         return packed_batch(seed)
@@ -145,7 +147,7 @@ def make_batch(where: str, seed: int) -> Batch:
     weights = np.zeros((*shape, 4), np.float32)
     for g in range(2):
         # One row of the three stays padding altogether: the last, the first, or any.
-        order = {"right": [0, 1], "left": [1, 2]}.get(where)
+        order = {"right": [0, 1], "lanes": [0, 1], "left": [1, 2]}.get(where)
         order = np.sort(rng.choice(3, 2, replace=False)) if order is None else order
         for r, at in enumerate(order):
             pack_tokens[g, at], pack_rows[g, at] = padded(rows[g][r], 8, rng, where)
@@ -154,7 +156,7 @@ def make_batch(where: str, seed: int) -> Batch:
             target_tokens[g, at, kept] = targets[g][r]
             weights[g, at, kept] = 1
     targets = np.zeros_like(target_slots), target_slots, target_tokens, weights
-    if where != "right":
+    if where != "lanes":
         lanes = np.broadcast_to(np.arange(3)[:, None], (*shape, 4)), *targets[1:]
         order = rng.permutation(12)
         targets = [each.reshape(2, 1, 12)[..., order] for each in lanes]
@@ -203,23 +205,34 @@ def assert_close(found, expected, tolerance: float) -> None:
         assert error < tolerance, f"{jax.tree_util.keystr(path)} is off by {error:.1e}"
 
 
-@with_virtual
-@pytest.mark.parametrize(("where", "seed"), PLACES)
-def test_loss_and_gradients_equal_the_naive_concatenation(family, virtual, where, seed):
-    value, grads = shared(family, random_adapter(family, virtual=virtual), make_batch(where, seed))
+def assert_as_naive(family: str, virtual: int, batch: Batch) -> None:
+    value, grads = shared(family, random_adapter(family, virtual=virtual), batch)
     expected_value, expected_grads = naive_total(family, virtual)
     assert float(value) == pytest.approx(float(expected_value), rel=1e-5)
     assert all(np.abs(leaf).max() > 0 for leaf in expected_grads)
     assert_close(grads, expected_grads, LOOSER.get(family, 1e-5))
 
 
+@with_virtual
+@pytest.mark.parametrize(("where", "seed"), PLACES)
+def test_loss_and_gradients_equal_the_naive_concatenation(family, virtual, where, seed):
+    assert_as_naive(family, virtual, make_batch(where, seed))
+
+
+@pytest.mark.parametrize("virtual", [0, 3])
+@pytest.mark.parametrize("family", [*CONFIGS, "mixtral"])
+def test_lanes_of_a_row_each_give_the_same(family, virtual):
+    """Lanes are no family's own, but that experts read every slot of them."""
+    assert_as_naive(family, virtual, make_batch("lanes", 0))
+
+
 @jit
-def read_rows(family: str, adapter: Adapter, batch: Batch):
+def read_rows(family: str, adapter: Adapter, prefix_tokens, prefix_valid, tokens, valid):
     """Rows behind the prefix cache: their first choices, the position after, and the cache."""
     decoder = model(family)
-    prefix, start = prefill(decoder, batch.prefix_tokens, batch.prefix_valid, adapter=adapter)
-    positions = positions_of(batch.pack_rows, start[:, None])
-    hidden, cache = decoder(batch.pack_tokens, positions, prefix, adapter=adapter)
+    prefix, start = prefill(decoder, prefix_tokens, prefix_valid, adapter=adapter)
+    positions = positions_of(valid, start[:, None])
+    hidden, cache = decoder(tokens, positions, prefix, adapter=adapter)
     # The last real token of a row may stand before padding.
     hidden = jnp.take_along_axis(hidden, positions.argmax(-1)[..., None, None], axis=2)
     choices = decoder.logits(hidden).argmax(-1)
@@ -235,7 +248,8 @@ def read_token(family: str, adapter: Adapter, tokens, positions, cache: Cache):
 
 def greedy(family: str, adapter: Adapter, batch: Batch) -> np.ndarray:
     """Continues every row by `STEPS` tokens: `[group, row, step]`."""
-    choices, positions, cache = read_rows(family, adapter, batch)
+    read = [getattr(batch, name) for name in READ]
+    choices, positions, cache = read_rows(family, adapter, *read)
     picked = [choices]
     while len(picked) < STEPS:
         choices, positions, cache = read_token(family, adapter, choices, positions, cache)
@@ -271,7 +285,7 @@ def logits_of(family: str, batch: Batch):
 
 
 @family
-@pytest.mark.parametrize("where", ["right", "packed"])
+@pytest.mark.parametrize("where", ["lanes", "packed"])
 def test_a_padded_prefix_is_as_good_as_none(family, where):
     batch = make_batch(where, 0)
     padding = batch.replace(prefix_valid=jnp.zeros_like(batch.prefix_valid))
@@ -286,7 +300,7 @@ def test_a_padded_prefix_is_as_good_as_none(family, where):
 
 @family
 def test_rows_see_their_own_prefix_only(family):
-    batch = make_batch("right", 0)
+    batch = make_batch("lanes", 0)
     real = np.asarray(batch.target_weights) > 0
     other = batch.replace(prefix_tokens=batch.prefix_tokens.at[0].set(11))
     one, two = logits_of(family, batch), logits_of(family, other)

@@ -221,13 +221,14 @@ def test_two_processes_share_a_grid_and_one_killed_loses_its_cell_alone(tmp_path
     """One is killed while training; the other takes that cell over and ends with all of them."""
     workdir = tmp_path / "runs"
     # Long enough to be caught in the middle of it.
-    changes = {"train__steps": 300, "checkpoint__every": 50}
+    changes = {"train__steps": 120, "checkpoint__every": 20}
     path = study_file(tmp_path / "file", changes=changes, arms=["direct", "ours"], seeds=[0])
     command = ("-m", "pintern.study", f"--study={path}", f"--workdir={workdir}")
     first = tiny.start(*command)
     metrics = workdir / "cells/store/nano/direct/seed-0/metrics.jsonl"
-    kept = workdir / "cells/store/nano/direct/seed-0/checkpoints/50"
+    kept = workdir / "cells/store/nano/direct/seed-0/checkpoints/20"
     _wait_for(lambda: metrics.exists() and kept.exists(), first)
+    first.send_signal(signal.SIGSTOP)  # it has its cell, and gets no further
     second = tiny.start(*command)
     other = workdir / "cells/store/nano/ours/seed-0/config.json"
     try:
@@ -236,6 +237,7 @@ def test_two_processes_share_a_grid_and_one_killed_loses_its_cell_alone(tmp_path
             f"running ({first.pid} on {os.uname().nodename})"
         )
         _wait_for(other.exists, second)
+        assert not Ledger(workdir).lines()  # the first one's cell was left to it
     finally:
         first.send_signal(signal.SIGKILL)
         first.communicate()

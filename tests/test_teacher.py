@@ -103,6 +103,7 @@ def test_the_time_that_a_teacher_takes_to_answer_is_the_trainings(tmp_path, monk
 
     monkeypatch.setattr(loop, "answer_log", for_an_hour)
     changes = {"distill__weight": 0.5, "distill__teacher": "base", "distill__unlabelled": 4}
+    changes |= {"curriculum__stages": 1, "train__steps": 2}  # one program each
     configs = [tiny.config(seed=seed, **changes) for seed in (0, 1)]
     members = [tmp_path / name for name in "ab"]
     train_population(configs, members)
