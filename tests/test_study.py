@@ -221,7 +221,7 @@ def test_two_processes_share_a_grid_and_one_killed_loses_its_cell_alone(tmp_path
     """One is killed while training; the other takes that cell over and ends with all of them."""
     workdir = tmp_path / "runs"
     # Long enough to be caught in the middle of it.
-    changes = {"train__steps": 120, "checkpoint__every": 20}
+    changes = {"train__steps": 200, "checkpoint__every": 20}
     path = study_file(tmp_path / "file", changes=changes, arms=["direct", "ours"], seeds=[0])
     command = ("-m", "pintern.study", f"--study={path}", f"--workdir={workdir}")
     first = tiny.start(*command)
